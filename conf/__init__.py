@@ -1,0 +1,1 @@
+"""The configuration, inside the wheel as lntrain.conf."""

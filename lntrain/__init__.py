@@ -1,0 +1,36 @@
+"""lntrain: train a diagonal linear network with label noise, and meet the Lasso it predicted."""
+
+from lntrain.diagnostics import evaluate
+from lntrain.lasso import LassoSolution, weighted_lasso
+from lntrain.model import DiagonalLinear
+from lntrain.noise import Antithetic, GaussianNoise, LabelFlips, NoNoise, RademacherNoise
+from lntrain.optim import LabelNoiseSGD, NoisyTargets
+from lntrain.penalty import effective_penalty, noise_for_penalty
+from lntrain.problem import Problem, sparse_regression
+from lntrain.readers import diabetes, from_file
+from lntrain.train import DivergenceError, Snapshot, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Antithetic",
+    "DiagonalLinear",
+    "DivergenceError",
+    "GaussianNoise",
+    "LabelFlips",
+    "LabelNoiseSGD",
+    "LassoSolution",
+    "NoNoise",
+    "NoisyTargets",
+    "Problem",
+    "RademacherNoise",
+    "Snapshot",
+    "diabetes",
+    "effective_penalty",
+    "evaluate",
+    "from_file",
+    "noise_for_penalty",
+    "sparse_regression",
+    "train",
+    "weighted_lasso",
+]

@@ -1,0 +1,17 @@
+"""Engines advance a run in place: same trajectory, at different speeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lntrain.engine import loop
+from lntrain.engine.state import Run
+
+ENGINES = ("auto", "torch", "fused")
+
+
+def choose(engine: str, run: Run) -> Callable[[Run, int], None]:
+    """The engine's `advance(run, stop)`."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} is unknown: choose one of {', '.join(ENGINES)}")
+    return loop.advance

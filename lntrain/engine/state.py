@@ -1,0 +1,99 @@
+"""What a run carries from step to step; the engines advance it in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lntrain.model import DiagonalLinear
+from lntrain.noise import Noise
+from lntrain.optim import LabelNoiseSGD, noise_of
+from lntrain.schedule import Schedule
+from lntrain.stream import sampled_rows
+
+BLOCK = 256  # steps a partial sum holds; blocks start at multiples of it, so that a resume adds in the same order
+
+
+@dataclass
+class Run:
+    """The state of one training run. Sums run over the pre-step values of steps 0..step-1."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    X: Tensor
+    y: Tensor
+    batch_size: int
+    sampling: str
+    loss_scale: float
+    lr_schedule: Schedule | None = None
+    step: int = 0
+    base_lr: list[float] = field(default_factory=list)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    history: list[tuple[int, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.base_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
+        coef = self.coef
+        rows = () if self.replicas is None else (self.replicas,)
+        zeros = {"noise": torch.zeros(*rows, len(self.y), dtype=torch.float64, device=self.y.device)}
+        if coef is not None:
+            zeros["coef"] = torch.zeros_like(coef, dtype=torch.float64)
+        self.sums = {f"{name}_{part}": z.clone() for name, z in zeros.items() for part in ("total", "block")}
+
+    @property
+    def replicas(self) -> int | None:
+        """R, or None for a single model."""
+        return getattr(self.model, "replicas", None)
+
+    @property
+    def coef(self) -> Tensor | None:
+        """The model's coefficients, if it has any."""
+        if isinstance(self.model, nn.Linear) and self.model.out_features == 1 and self.model.bias is None:
+            return self.model.weight.detach()[0]
+        coef = getattr(self.model, "coef", None)
+        return coef.detach() if isinstance(coef, Tensor) else None
+
+    @property
+    def noise(self) -> Noise:
+        """The noise that the optimiser carries."""
+        return noise_of(self.optimizer)
+
+    @property
+    def noise_step(self) -> int:
+        """The optimiser's own count of steps, by which rows and noise are drawn."""
+        return int(self.optimizer.param_groups[0].get("noise_step", self.step))
+
+    def set_lr(self, factor: float) -> None:
+        """lr = base lr * factor."""
+        for group, base in zip(self.optimizer.param_groups, self.base_lr, strict=True):
+            group["lr"] = base * factor
+
+    def keys(self) -> tuple[tuple[int, int], ...]:
+        """(seed, stream) of each replica."""
+        if isinstance(self.optimizer, LabelNoiseSGD):
+            return self.optimizer.keys(self.replicas)
+        return tuple((0, r) for r in range(self.replicas or 1))
+
+    def rows(self, count: int) -> NDArray[np.int64] | None:
+        """The rows of the next `count` steps, (R or 1, count, b); None for whole batches."""
+        if self.sampling == "full":
+            return None
+        start, every = self.noise_step, self.noise.period
+        options: dict[str, Any] = {"n": len(self.y), "batch_size": self.batch_size, "sampling": self.sampling}
+        return np.stack([sampled_rows(*key, start, start + count, every=every, **options) for key in self.keys()])
+
+    def close_block(self) -> None:
+        """At a multiple of BLOCK: the partial sums join the totals."""
+        if self.step % BLOCK == 0:
+            for name in {key.split("_")[0] for key in self.sums}:
+                self.sums[f"{name}_total"] += self.sums[f"{name}_block"]
+                self.sums[f"{name}_block"].zero_()
+
+    def mean(self, name: str) -> Tensor:
+        """The mean over steps 0..step-1 of "coef" or "noise"."""
+        return (self.sums[f"{name}_total"] + self.sums[f"{name}_block"]) / max(self.step, 1)

@@ -1,0 +1,144 @@
+"""The quadratic parametrisation as an nn.Module: a diagonal linear network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# parametrisation -> the names of its weights
+WEIGHTS = {"difference": ("plus", "minus"), "square": ("weight",), "hadamard": ("u", "v")}
+
+Init = float | Tensor | Callable[[tuple[int, ...]], Tensor]
+
+
+@dataclass(frozen=True)
+class LogNormalInit:
+    """w = scale * exp(spread * N(0, 1)), each weight its own, from a generator of its own.
+
+    >>> tuple(LogNormalInit(scale=0.1, spread=0.5, seed=0)((2, 3)).shape)
+    (2, 3)
+    """
+
+    scale: float = 0.1
+    spread: float = 0.5
+    seed: int = 0
+
+    def __call__(self, shape: tuple[int, ...]) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        return self.scale * torch.exp(self.spread * torch.randn(shape, generator=generator, dtype=torch.float64))
+
+
+class DiagonalLinear(nn.Module):
+    """x -> x . beta with beta quadratic in the weights.
+
+    "difference": beta = plus^L - minus^L; "square": beta = weight^2; "hadamard": beta = u v.
+
+    Args:
+        in_features: d.
+        parametrisation: "difference", "square" or "hadamard".
+        depth: L, for "difference" only.
+        init: a positive scale alpha (w = alpha; for "hadamard" u = 2 alpha, v = 0, which is
+            w_pm = (u +/- v)/2 = alpha); a tensor that broadcasts to a weight's shape (for
+            "hadamard" it too is w_pm); or a callable shape -> tensor. Replicas: shape (R, d).
+        replicas: R networks in one module, or None for one.
+        dtype: float64 unless told otherwise. device: torch's.
+
+    Returns (forward):
+        (b, d) -> (b,); with replicas (b, d) or (R, b, d) -> (R, b).
+
+    Raises:
+        ValueError: an argument out of range, or x of another width or dtype.
+
+    >>> model = DiagonalLinear(3, init=0.1)
+    >>> model(torch.ones(5, 3, dtype=torch.float64)).tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0]
+    >>> tuple(DiagonalLinear(3, replicas=4).coef.shape)
+    (4, 3)
+
+    Source: Woodworth et al., COLT 2020; Pillaud-Vivien et al., COLT 2022, section 2.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        parametrisation: str = "difference",
+        depth: int = 2,
+        init: Init = 0.1,
+        replicas: int | None = None,
+        dtype: torch.dtype = torch.float64,
+        device: Any = None,
+    ) -> None:
+        super().__init__()
+        if parametrisation not in WEIGHTS:
+            raise ValueError(f"parametrisation={parametrisation!r} is unknown: choose one of {', '.join(WEIGHTS)}")
+        if depth < 2 or (depth != 2 and parametrisation != "difference"):
+            raise ValueError(f'depth={depth}: give 2, or more with parametrisation="difference"')
+        if in_features < 1 or (replicas is not None and replicas < 1):
+            raise ValueError(f"in_features={in_features} and replicas={replicas} must be at least 1")
+        self.in_features, self.parametrisation, self.depth, self.replicas = in_features, parametrisation, depth, replicas
+        shape = (in_features,) if replicas is None else (replicas, in_features)
+        first, second = self._initial(init, shape, parametrisation)
+        for name, value in zip(WEIGHTS[parametrisation], (first, second), strict=False):
+            setattr(self, name, nn.Parameter(value.to(device=device, dtype=dtype).clone()))
+
+    @staticmethod
+    def _initial(init: Init, shape: tuple[int, ...], parametrisation: str) -> tuple[Tensor, Tensor]:
+        value = init(shape) if callable(init) and not isinstance(init, Tensor) else init
+        alpha = torch.as_tensor(value, dtype=torch.float64)
+        if alpha.ndim == 1 and len(shape) == 2 and len(alpha) == shape[0] != shape[1]:
+            alpha = alpha[:, None]  # one scale a replica
+        try:
+            alpha = alpha.broadcast_to(shape)
+        except RuntimeError:
+            raise ValueError(f"init has shape {tuple(alpha.shape)}: it must broadcast to {shape}") from None
+        if not bool(torch.isfinite(alpha).all()) or not bool((alpha != 0).all()):
+            raise ValueError("init must be finite and not zero: a weight that starts at 0 stays there for ever")
+        if parametrisation == "hadamard":
+            return 2 * alpha, torch.zeros(shape, dtype=torch.float64)
+        return alpha, alpha
+
+    @property
+    def weights(self) -> tuple[nn.Parameter, ...]:
+        """The trained weights, in the order of `WEIGHTS`."""
+        return tuple(getattr(self, name) for name in WEIGHTS[self.parametrisation])
+
+    @property
+    def coef(self) -> Tensor:
+        """beta, (d,) or (R, d)."""
+        if self.parametrisation == "square":
+            return self.weights[0].square()
+        first, second = self.weights
+        if self.parametrisation == "hadamard":
+            return first * second
+        if self.depth == 2:
+            return first * first - second * second
+        return first**self.depth - second**self.depth
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log w_pm^2, (m, d) or (R, m, d): m = 1 for "square", else 2 (w_pm = (u +/- v)/2 for "hadamard")."""
+        with torch.no_grad():
+            w = torch.stack(tuple(self.weights), dim=-2).double()
+            if self.parametrisation == "hadamard":
+                w = torch.stack(((w[..., 0, :] + w[..., 1, :]) / 2, (w[..., 0, :] - w[..., 1, :]) / 2), dim=-2)
+            return 2 * w.abs().clamp_min(torch.finfo(torch.float64).tiny).log()
+
+    def forward(self, x: Tensor) -> Tensor:
+        coef = self.coef
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"x has {x.shape[-1]} columns: this model has in_features={self.in_features}")
+        if x.dtype != coef.dtype:
+            raise ValueError(f"x is {x.dtype} and the model {coef.dtype}: give both one dtype, e.g. DiagonalLinear(dtype=...)")
+        if self.replicas is None:
+            return x @ coef
+        if x.ndim == 3:
+            return (x @ coef[..., None]).squeeze(-1)
+        return coef @ x.mT
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, parametrisation={self.parametrisation!r}, depth={self.depth}, replicas={self.replicas}"

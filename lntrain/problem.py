@@ -1,0 +1,157 @@
+"""A regression problem: X (n, d), y (n,), and the true coefficients where they are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Least squares on X (n, d) and y (n,); coef (d,) is the truth, or None.
+
+    Tensors and arrays keep their float dtype, anything else becomes float64. What a reader
+    centred and scaled is recorded, so that coefficients can be told in the original units.
+
+    Raises:
+        ValueError: shapes that do not fit, n < 2, a value that is not finite, a column of zeros.
+
+    >>> problem = Problem([[1.0, 0.0], [0.0, 2.0]], [1.0, 2.0])
+    >>> problem.n, problem.d
+    (2, 2)
+    """
+
+    X: Tensor
+    y: Tensor
+    coef: Tensor | None = None
+    name: str = "problem"
+    columns: tuple[str, ...] = ()
+    X_offset: Tensor | None = field(default=None, repr=False)
+    X_scale: Tensor | None = field(default=None, repr=False)
+    y_offset: float = 0.0
+    y_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        X = _as_tensor(self.X, "X")
+        y = _as_tensor(self.y, "y")
+        if X.ndim != 2 or y.ndim != 1 or len(X) != len(y):
+            raise ValueError(f"X {tuple(X.shape)} and y {tuple(y.shape)} do not fit: give (n, d) and (n,)")
+        if len(X) < 2 or X.shape[1] < 1:
+            raise ValueError(f"X has n={len(X)} rows and d={X.shape[1]} columns: at least 2 rows and 1 column are needed")
+        y = y.to(X.device)
+        if y.dtype != X.dtype:
+            raise ValueError(f"y is {y.dtype} and X {X.dtype}: give both one dtype")
+        for label, values in (("X", X), ("y", y)):
+            if not bool(torch.isfinite(values).all()):
+                where = [int(i) for i in (~torch.isfinite(values)).nonzero()[0]]
+                raise ValueError(f"{label}{where} is {float(values[tuple(where)])}: remove or fill missing values first")
+        zero = (X == 0).all(0)
+        if bool(zero.any()):
+            column = int(zero.nonzero()[0, 0])
+            raise ValueError(f"column {self._column(column)} of X is all zeros: drop it")
+        object.__setattr__(self, "X", X)
+        object.__setattr__(self, "y", y)
+        if self.coef is not None:
+            coef = _as_tensor(self.coef, "coef").to(X)
+            if coef.shape != X.shape[1:]:
+                raise ValueError(f"coef has shape {tuple(coef.shape)}: X has {X.shape[1]} columns")
+            object.__setattr__(self, "coef", coef)
+
+    def _column(self, j: int) -> str:
+        return repr(self.columns[j]) if self.columns else str(j)
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return len(self.X)
+
+    @property
+    def d(self) -> int:
+        """Columns."""
+        return self.X.shape[1]
+
+    def to(self, *args: Any) -> Problem:
+        """The same problem in another dtype or on another device."""
+        coef = None if self.coef is None else self.coef.to(*args)
+        return replace(self, X=self.X.to(*args), y=self.y.to(*args), coef=coef)
+
+    def original_units(self, coef: Tensor) -> tuple[Tensor, float | Tensor]:
+        """(coef, intercept) for the columns and the target as they were read."""
+        scale = torch.ones(self.d) if self.X_scale is None else self.X_scale
+        offset = torch.zeros(self.d) if self.X_offset is None else self.X_offset
+        back = coef.double().cpu() * self.y_scale / scale.double()
+        return back, self.y_offset - back @ offset.double()
+
+
+def _as_tensor(values: Any, label: str) -> Tensor:
+    if isinstance(values, Tensor):
+        tensor = values.detach()
+    else:
+        try:
+            tensor = torch.from_numpy(np.array(values))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{label} is no array of numbers: {error}") from None
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def sparse_regression(
+    n: int = 40,
+    d: int = 100,
+    k: int = 5,
+    *,
+    signs: str = "positive",
+    noise: float = 0.0,
+    design: str = "gaussian",
+    rho: float = 0.5,
+    column_scales: tuple[float, float] | None = None,
+    seed: int = 0,
+) -> Problem:
+    """y = X beta + noise * N(0, 1), beta with k ones (or +/- ones).
+
+    Args:
+        n, d, k: rows, columns, nonzero coefficients (placed at random).
+        signs: "positive" or "random".
+        noise: sd of the noise in the data (not of the label noise in training).
+        design: "gaussian" (iid N(0, 1)), "correlated" (AR: corr(x_i, x_j) = rho^|i-j|) or "rademacher".
+        rho: in (-1, 1), for "correlated".
+        column_scales: (low, high): column j is scaled by a number spaced evenly between, in random order.
+        seed: of the data; training has its own.
+
+    Raises:
+        ValueError: an argument out of range, by name.
+
+    >>> problem = sparse_regression(20, 30, 3, seed=1)
+    >>> int((problem.coef != 0).sum()), problem.n, problem.d
+    (3, 20, 30)
+    """
+    if n < 2 or d < 1 or not 0 <= k <= d:
+        raise ValueError(f"n={n}, d={d}, k={k}: give n >= 2, d >= 1 and 0 <= k <= d")
+    if signs not in ("positive", "random"):
+        raise ValueError(f'signs={signs!r} is unknown: choose "positive" or "random"')
+    if design not in ("gaussian", "correlated", "rademacher"):
+        raise ValueError(f'design={design!r} is unknown: choose "gaussian", "correlated" or "rademacher"')
+    if not -1 < rho < 1:
+        raise ValueError(f"rho={rho} must lie in (-1, 1)")
+    if not noise >= 0:
+        raise ValueError(f"noise={noise} must not be negative")
+    rng = np.random.Generator(np.random.Philox(seed))
+    X = rng.standard_normal((n, d))
+    if design == "rademacher":
+        X = np.where(X < 0, -1.0, 1.0)
+    elif design == "correlated":
+        for j in range(1, d):
+            X[:, j] = rho * X[:, j - 1] + np.sqrt(1 - rho**2) * X[:, j]
+    coef = np.zeros(d)
+    on = rng.choice(d, k, replace=False)
+    coef[on] = 1.0 if signs == "positive" else rng.choice([-1.0, 1.0], k)
+    if column_scales is not None:
+        low, high = column_scales
+        if not 0 < low <= high:
+            raise ValueError(f"column_scales={column_scales} must be (low, high) with 0 < low <= high")
+        X = X * rng.permutation(np.linspace(low, high, d))
+    y = X @ coef + noise * rng.standard_normal(n)
+    return Problem(torch.from_numpy(X), torch.from_numpy(y), torch.from_numpy(coef), name="sparse")
