@@ -82,7 +82,11 @@ def evaluate(
         lasso = reference[r] if isinstance(reference, Sequence) else reference
         own = lasso.penalty if lasso is not None and penalty is None else penalty
         lam = None if own is None else torch.as_tensor(own, dtype=torch.float64)
-        rows.append(_evaluate_one(problem, snapshot, r if many else None, lasso, lam[r] if lam is not None and lam.ndim == 2 else lam))
+        rows.append(
+            _evaluate_one(
+                problem, snapshot, r if many else None, lasso, lam[r] if lam is not None and lam.ndim == 2 else lam
+            )
+        )
     row = {"step": float(snapshot.step)}
     for key in rows[0]:
         values = torch.tensor([each[key] for each in rows], dtype=torch.float64)
@@ -109,7 +113,7 @@ def _evaluate_one(
         row["distance_truth_mean"], row["distance_truth_last"] = distance(mean, truth), distance(last, truth)
     if lasso is None or penalty is None:
         return row
-    labels = y + pick(snapshot.mean_noise) if snapshot.compensates else y
+    labels = y + pick(snapshot.mean_noise)
     compensated = weighted_lasso(X, labels, penalty, positive=lasso.positive, start=lasso.coef)
     row["distance_mean"], row["distance_last"] = distance(mean, lasso.coef), distance(last, lasso.coef)
     row["distance_compensated"] = distance(mean, compensated.coef)
@@ -122,7 +126,9 @@ def _evaluate_one(
         off = off_support(now, before, snapshot.step, snapshot.earlier_step)
     row["kkt_residual"] = kkt_residual(gradient, mean, penalty, off, lasso.positive)
     on = lasso.support
-    row["lambda_ratio"] = float((-torch.sign(lasso.coef[on]) * gradient[on] / penalty[on]).mean()) if bool(on.any()) else float("nan")
+    row["lambda_ratio"] = (
+        float((-torch.sign(lasso.coef[on]) * gradient[on] / penalty[on]).mean()) if bool(on.any()) else float("nan")
+    )
     row.update(support_scores(~off, on))
     row["support_size"] = float((~off).sum())
     return row

@@ -80,7 +80,12 @@ class DiagonalLinear(nn.Module):
             raise ValueError(f'depth={depth}: give 2, or more with parametrisation="difference"')
         if in_features < 1 or (replicas is not None and replicas < 1):
             raise ValueError(f"in_features={in_features} and replicas={replicas} must be at least 1")
-        self.in_features, self.parametrisation, self.depth, self.replicas = in_features, parametrisation, depth, replicas
+        self.in_features, self.parametrisation, self.depth, self.replicas = (
+            in_features,
+            parametrisation,
+            depth,
+            replicas,
+        )
         shape = (in_features,) if replicas is None else (replicas, in_features)
         first, second = self._initial(init, shape, parametrisation)
         for name, value in zip(WEIGHTS[parametrisation], (first, second), strict=False):
@@ -133,7 +138,9 @@ class DiagonalLinear(nn.Module):
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x has {x.shape[-1]} columns: this model has in_features={self.in_features}")
         if x.dtype != coef.dtype:
-            raise ValueError(f"x is {x.dtype} and the model {coef.dtype}: give both one dtype, e.g. DiagonalLinear(dtype=...)")
+            raise ValueError(
+                f"x is {x.dtype} and the model {coef.dtype}: give both one dtype, e.g. DiagonalLinear(dtype=...)"
+            )
         if self.replicas is None:
             return x @ coef
         if x.ndim == 3:

@@ -56,7 +56,9 @@ class _Additive:
     def perturb(self, targets: Tensor, at: Draw, *, std: Any = None, replicas: bool = False) -> Tensor:
         """targets + std * factor(step) * eps. With `replicas` the leading axis holds a key of `at` each."""
         if not targets.is_floating_point():
-            raise ValueError(f"{type(self).__name__} needs float targets, not {targets.dtype}: use LabelFlips for classes")
+            raise ValueError(
+                f"{type(self).__name__} needs float targets, not {targets.dtype}: use LabelFlips for classes"
+            )
         std = self.std if std is None else check_std(std)
         if std == 0:
             return targets
@@ -66,7 +68,9 @@ class _Additive:
         scale = torch.as_tensor(std, dtype=torch.float64) * float(self.factor(at.step))
         if scale.ndim:
             if not replicas or len(scale) != targets.shape[0]:
-                raise ValueError(f"std holds {len(scale)} values: it needs as many replicas in targets {tuple(targets.shape)}")
+                raise ValueError(
+                    f"std holds {len(scale)} values: it needs as many replicas in targets {tuple(targets.shape)}"
+                )
             scale = scale.to(targets).reshape(-1, *[1] * (targets.ndim - 1))
         return targets + noise * (scale if scale.ndim else float(scale))
 
@@ -179,7 +183,9 @@ class LabelFlips:
 
     def perturb(self, targets: Tensor, at: Draw, *, std: Any = None, replicas: bool = False) -> Tensor:
         if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-            raise ValueError(f"LabelFlips needs integer class targets, not {targets.dtype}: use GaussianNoise for floats")
+            raise ValueError(
+                f"LabelFlips needs integer class targets, not {targets.dtype}: use GaussianNoise for floats"
+            )
         width = targets.numel() // len(at.keys)
         drawn = np.concatenate([streams.words(*key, at.step, at.step + 1, 2 * width, at.index) for key in at.keys])
         coin = torch.from_numpy(drawn[:, :width] / 2.0**32).reshape(targets.shape).to(targets.device)

@@ -58,7 +58,13 @@ def effective_lr(lr: Any, momentum: float = 0.0, dampening: float = 0.0) -> Any:
 
 
 def _variance_to_penalty(
-    lr: Any, parametrisation: str, loss_scale: float, momentum: float, dampening: float, nesterov: bool, antithetic: bool
+    lr: Any,
+    parametrisation: str,
+    loss_scale: float,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    antithetic: bool,
 ) -> Any:
     """lambda_j / V_j = a lr / 2, with the factors of momentum and of antithetic pairs (theory.md section 3)."""
     factor = step_factor(parametrisation, loss_scale) * effective_lr(lr, momentum, dampening) / 2
@@ -185,10 +191,15 @@ def alpha_max(X: Any, y: Any) -> float:
     return float(((X.T @ y).abs() / len(X) / mean_squares(X)).max())
 
 
-def stable_lr(X: Any, coef: Any, *, parametrisation: str = "difference", loss_scale: float = 0.5, momentum: float = 0.0) -> float:
-    """The step above which gradient descent leaves a minimum at `coef`: (1 + momentum) / (a max eig(D S D)).
+def stable_lr(
+    X: Any, coef: Any, *, parametrisation: str = "difference", loss_scale: float = 0.5, momentum: float = 0.0,
+    batch_size: int | None = None,
+) -> float:  # fmt: skip
+    """The step above which training leaves a minimum at `coef`: (1 + momentum) / (a h).
 
-    D = diag(sqrt |coef|), S = X^T X / n: the Hessian in the weights is 2a D S D there.
+    h = max eig(D S D) for whole batches, D = diag(sqrt |coef|), S = X^T X / n (the Hessian in the
+    weights is 2a D S D there); batches of b add (max_i |D x_i|^2 - max eig) / b, a bound on the
+    mean-square growth.
 
     >>> stable_lr(torch.ones(4, 1), [2.0])
     0.25
@@ -198,13 +209,29 @@ def stable_lr(X: Any, coef: Any, *, parametrisation: str = "difference", loss_sc
     on = root > 0
     if not bool(on.any()):
         return math.inf
-    top = float(torch.linalg.matrix_norm(X[:, on] * root[on], ord=2)) ** 2 / len(X)
+    scaled = X[:, on] * root[on]
+    top = float(torch.linalg.matrix_norm(scaled, ord=2)) ** 2 / len(X)
+    if batch_size is not None and batch_size < len(X):
+        top += max(0.0, float(scaled.square().sum(1).max()) - top) / batch_size
     return (1 + momentum) / (step_factor(parametrisation, loss_scale) * top)
+
+
+def gradient_kurtosis(X: Any, noise_kurtosis: float = 3.0, batch_size: int | None = None) -> Tensor:
+    """Kurtosis of the label-noise part of each g_j, (d,): 3 for Gaussian noise on the whole batch.
+
+    Sums of independent terms: 3 + (kappa_1 - 3)/b with kappa_1 = kurtosis(eps) mean(x^4)/c^2 for draws
+    of rows, 3 + (kurtosis(eps) - 3) sum x^4 / (sum x^2)^2 for the whole batch.
+    """
+    X = as_matrix(X)
+    fourth = X.pow(4).mean(0) / mean_squares(X).square()
+    if batch_size is None or batch_size == len(X):
+        return 3 + (noise_kurtosis - 3) * fourth.cpu() / len(X)
+    return 3 + (noise_kurtosis * fourth.cpu() - 3) / batch_size
 
 
 def finite_step_bias(
     X: Any, coef: Any, penalty: Any, *, lr: float, parametrisation: str = "difference", loss_scale: float = 0.5,
-    momentum: float = 0.0, dampening: float = 0.0, antithetic: bool = False, kurtosis: float = 3.0,
+    momentum: float = 0.0, dampening: float = 0.0, antithetic: bool = False, kurtosis: Any = 3.0,
 ) -> Tensor:  # fmt: skip
     """lambda_eff / lambda - 1 to first order in the step, (d,).
 

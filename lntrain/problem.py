@@ -41,14 +41,18 @@ class Problem:
         if X.ndim != 2 or y.ndim != 1 or len(X) != len(y):
             raise ValueError(f"X {tuple(X.shape)} and y {tuple(y.shape)} do not fit: give (n, d) and (n,)")
         if len(X) < 2 or X.shape[1] < 1:
-            raise ValueError(f"X has n={len(X)} rows and d={X.shape[1]} columns: at least 2 rows and 1 column are needed")
+            raise ValueError(
+                f"X has n={len(X)} rows and d={X.shape[1]} columns: at least 2 rows and 1 column are needed"
+            )
         y = y.to(X.device)
         if y.dtype != X.dtype:
             raise ValueError(f"y is {y.dtype} and X {X.dtype}: give both one dtype")
         for label, values in (("X", X), ("y", y)):
             if not bool(torch.isfinite(values).all()):
                 where = [int(i) for i in (~torch.isfinite(values)).nonzero()[0]]
-                raise ValueError(f"{label}{where} is {float(values[tuple(where)])}: remove or fill missing values first")
+                raise ValueError(
+                    f"{label}{where} is {float(values[tuple(where)])}: remove or fill missing values first"
+                )
         zero = (X == 0).all(0)
         if bool(zero.any()):
             column = int(zero.nonzero()[0, 0])

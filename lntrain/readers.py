@@ -16,7 +16,14 @@ Array = NDArray[np.float64]
 
 
 def from_arrays(
-    X: Any, y: Any, *, columns: tuple[str, ...] = (), center: bool = True, scale: bool = True, name: str = "data", where: str = "data"
+    X: Any,
+    y: Any,
+    *,
+    columns: tuple[str, ...] = (),
+    center: bool = True,
+    scale: bool = True,
+    name: str = "data",
+    where: str = "data",
 ) -> Problem:
     """A Problem from raw columns, centred and scaled to unit variance (the target too) unless told otherwise.
 
@@ -31,13 +38,19 @@ def from_arrays(
     if len(X) < 2:
         raise ValueError(f"{where}: {len(X)} row(s) of data, at least 2 are needed")
     if not np.isfinite(y).all():
-        raise ValueError(f"{where}: the target is missing or not finite in data row {int(np.argmin(np.isfinite(y))) + 1}: remove the row")
+        raise ValueError(
+            f"{where}: the target is missing or not finite in data row {int(np.argmin(np.isfinite(y))) + 1}: remove the row"
+        )
     if not np.isfinite(X).all():
         i, j = (int(v) for v in np.argwhere(~np.isfinite(X))[0])
-        raise ValueError(f"{where}: column {columns[j]!r} is missing or not finite in data row {i + 1}: fill it or remove the row")
+        raise ValueError(
+            f"{where}: column {columns[j]!r} is missing or not finite in data row {i + 1}: fill it or remove the row"
+        )
     for j in range(X.shape[1]):
         if np.ptp(X[:, j]) == 0:
-            raise ValueError(f"{where}: column {columns[j]!r} is constant: drop it (the intercept is handled by centring)")
+            raise ValueError(
+                f"{where}: column {columns[j]!r} is constant: drop it (the intercept is handled by centring)"
+            )
     if np.ptp(y) == 0:
         raise ValueError(f"{where}: the target is constant: there is nothing to fit")
     offset, y_offset = (X.mean(0), float(y.mean())) if center else (np.zeros(X.shape[1]), 0.0)
@@ -71,7 +84,9 @@ def diabetes(*, interactions: bool = False, center: bool = True, scale: bool = T
         pairs = [(i, j) for i in range(10) for j in range(i, 10) if not (i == j and names[i] == "sex")]
         names += [f"{names[i]}^2" if i == j else f"{names[i]}:{names[j]}" for i, j in pairs]
         X = np.column_stack([X, *(X[:, i] * X[:, j] for i, j in pairs)])
-    return from_arrays(X, data.target, columns=tuple(names), center=center, scale=scale, name="diabetes", where="diabetes")
+    return from_arrays(
+        X, data.target, columns=tuple(names), center=center, scale=scale, name="diabetes", where="diabetes"
+    )
 
 
 def from_file(path: str | Path, *, target: str | None = None, center: bool = True, scale: bool = True) -> Problem:
@@ -119,7 +134,9 @@ def _read_table(path: Path, target: str | None, delimiter: str) -> tuple[Array, 
     table = np.empty((len(rows) - 1, len(header)))
     for i, (number, row) in enumerate(rows[1:]):
         if len(row) != len(header):
-            raise ValueError(f"{path.name}, line {number}: {len(row)} fields, the header has {len(header)}: mend the line")
+            raise ValueError(
+                f"{path.name}, line {number}: {len(row)} fields, the header has {len(header)}: mend the line"
+            )
         for j, cell in enumerate(row):
             try:
                 table[i, j] = float(cell) if cell.strip() else np.nan

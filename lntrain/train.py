@@ -51,7 +51,6 @@ class Snapshot:
     lr: float
     std: Any
     scheduled: bool
-    compensates: bool
     _state: dict[str, Any] = field(repr=False)
 
     def state_dict(self) -> dict[str, Any]:
@@ -228,7 +227,6 @@ def _snapshot(run: Run, scheduled: bool) -> Snapshot:
         lr=float(run.optimizer.param_groups[0]["lr"]),
         std=std.tolist(),
         scheduled=scheduled,
-        compensates=run.sampling in ("full", "haochen"),
         _state=_state(run),
     )
 
@@ -253,7 +251,9 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
         raise ValueError(f"state lacks {', '.join(sorted(missing))}: give a snapshot's state_dict()")
     for name in ("batch_size", "sampling", "loss_scale"):
         if state[name] != getattr(run, name):
-            raise ValueError(f"{name}={getattr(run, name)!r} differs from the state's {state[name]!r}: go on with the same")
+            raise ValueError(
+                f"{name}={getattr(run, name)!r} differs from the state's {state[name]!r}: go on with the same"
+            )
     state = copy.deepcopy(state)
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])

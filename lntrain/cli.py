@@ -1,0 +1,147 @@
+"""The command `lntrain`: Hydra composes, one line tells of a mistake, the exit code tells how it went.
+
+Exit codes: 0 done, 1 a job failed or diverged, 2 a user's mistake, 130/143 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lntrain import config
+from lntrain.files import read_checkpoint, write_json
+from lntrain.train import DivergenceError
+
+_codes: list[int] = []  # one a job of this process
+
+
+class Mistake(ValueError):
+    """A user's mistake, told in one line."""
+
+
+class Sweep(Callback):
+    """Checks a multirun before it starts, and counts its failures from what the jobs wrote."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        if any(override.lstrip("+").startswith("run_dir=") for override in config.hydra.overrides.task):
+            raise Mistake("run_dir is one folder and a multirun needs one a job: use hydra.sweep.dir=FOLDER instead")
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        for path in Path(config.hydra.sweep.dir).glob("*/summary.json"):
+            summary = json.loads(path.read_text())
+            if summary["status"] not in ("done", "interrupted"):
+                _codes.append(1)
+                print(f"lntrain: {path.parent.name}: {summary['status']}: {summary.get('reason', '')}", file=sys.stderr)
+
+
+def _register() -> None:
+    store = ConfigStore.instance()
+    store.store(name="schema", node=config.Config)
+    for name, node in (
+        ("sparse", config.SparseProblem),
+        ("diabetes", config.DiabetesProblem),
+        ("file", config.FileProblem),
+    ):
+        store.store(group="problem", name=f"schema_{name}", node=node)
+
+
+@hydra.main(version_base="1.3", config_path="pkg://lntrain.conf", config_name="config")
+def _compose_and_run(cfg: DictConfig) -> None:
+    own = HydraConfig.get()
+    _codes.append(_run(cfg, Path(own.runtime.output_dir), multirun=own.mode == RunMode.MULTIRUN))
+
+
+def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool = False) -> int:
+    """Run one job; its exit code. Inside a multirun a mistake is a failed job, and the others go on."""
+    from lntrain import experiments, job
+
+    tasks = {"train": job.run, "figure1": experiments.run_figure1}
+    try:
+        if cfg.task not in tasks:
+            raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(tasks)}")
+        tasks[cfg.task](cfg, folder, resume=resume)
+        return 0
+    except job.Interrupted as stop:
+        print(f"lntrain: {stop}", file=sys.stderr)
+        if multirun:
+            raise SystemExit(stop.code) from None
+        return stop.code
+    except DivergenceError as error:
+        return _failed(folder, "diverged", str(error), 1)
+    except (ValueError, OmegaConfBaseException, HydraException) as error:
+        return _failed(folder if multirun else None, "failed", _one_line(error), 1 if multirun else 2)
+    except Exception as error:
+        traceback.print_exc()
+        return _failed(folder, "failed", _one_line(error), 1)
+
+
+def _failed(folder: Path | None, status: str, reason: str, code: int) -> int:
+    print(f"lntrain: {reason}", file=sys.stderr)
+    if folder is not None:
+        write_json(folder / "summary.json", {"status": status, "reason": reason})
+    return code
+
+
+def _one_line(error: BaseException) -> str:
+    """The first lines of an exception and of its causes, without Hydra's framing."""
+    if isinstance(error, HydraException) and "instantiate" in str(error) and error.__cause__ is not None:
+        return _one_line(error.__cause__)
+    parts = [line.strip() for line in str(error).splitlines() if line.strip()][:1]
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, (HydraException, OmegaConfBaseException)) and cause is not None:
+        parts.append(_one_line(cause))
+    key = getattr(error, "full_key", None)
+    if key and key not in " ".join(parts):
+        parts.insert(0, str(key))
+    return ": ".join(dict.fromkeys(parts)) or type(error).__name__
+
+
+def _resume(arguments: list[str]) -> int:
+    """`lntrain resume=FOLDER [steps=N]`: the configuration comes from the checkpoint."""
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if set(options) - {"resume", "steps"} or len(options) != len(arguments):
+        raise Mistake("resume=FOLDER goes with steps=N alone: everything else comes from the folder's checkpoint")
+    folder = Path(options["resume"])
+    checkpoint = read_checkpoint(folder)
+    cfg = OmegaConf.create(checkpoint["config"])
+    assert isinstance(cfg, DictConfig)
+    if "steps" in options:
+        if not options["steps"].isdigit() or int(options["steps"]) < checkpoint["state"]["step"]:
+            raise Mistake(
+                f"steps={options['steps']} must be a whole number, at least the {checkpoint['state']['step']} done"
+            )
+        cfg.steps = int(options["steps"])
+    return _run(cfg, folder, resume=True)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    arguments = sys.argv[1:]
+    _register()
+    os.environ.setdefault(
+        "HYDRA_FULL_ERROR", "1"
+    )  # Hydra then raises instead of printing a traceback and exiting with 1
+    try:
+        if any(argument.startswith("resume=") for argument in arguments):
+            sys.exit(_resume(arguments))
+        _compose_and_run()
+    except KeyboardInterrupt:
+        print("lntrain: interrupted before the first step", file=sys.stderr)
+        sys.exit(130)
+    except (Mistake, ValueError, HydraException, OmegaConfBaseException) as error:
+        print(f"lntrain: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(max(_codes, default=0))

@@ -1,0 +1,99 @@
+"""TensorBoard: one run, one folder, every figure with its reference line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+# metric -> tag; the groups are TensorBoard's sections
+TAGS = {
+    "distance_mean": "distance/mean",
+    "distance_last": "distance/last",
+    "distance_compensated": "distance/compensated",
+    "distance_truth_mean": "distance/truth_mean",
+    "distance_truth_last": "distance/truth_last",
+    "suboptimality_mean": "lasso/suboptimality",
+    "kkt_residual": "lasso/kkt_residual",
+    "lambda_ratio": "lasso/lambda_ratio",
+    "support_f1": "support/f1",
+    "support_precision": "support/precision",
+    "support_recall": "support/recall",
+    "support_size": "support/size",
+    "train_loss": "loss/train",
+    "l1_norm_mean": "l1/mean",
+    "l1_norm_last": "l1/last",
+}
+
+LAYOUT = {
+    "Label noise meets its Lasso": {
+        "distance to the Lasso": ["Multiline", ["distance/mean", "distance/compensated", "distance/last"]],
+        "penalty reached / predicted": ["Multiline", ["lasso/lambda_ratio", "reference/one"]],
+        "l1 norm": ["Multiline", ["l1/mean", "l1/last", "reference/l1"]],
+        "support size": ["Multiline", ["support/size", "reference/support"]],
+        "support against the Lasso's": ["Multiline", ["support/f1", "support/precision", "support/recall"]],
+        "KKT residual": ["Multiline", ["lasso/kkt_residual"]],
+    }
+}
+BANDS = {
+    "Mean over replicas, and one standard deviation": (
+        "distance/mean",
+        "distance/compensated",
+        "lasso/lambda_ratio",
+        "support/f1",
+    )
+}
+
+
+class Dashboard:
+    """Writes a run's events into `folder`; `purge_step` drops what an interrupted run wrote past its checkpoint."""
+
+    def __init__(self, folder: Path, *, purge_step: int | None = None, replicas: bool = False) -> None:
+        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self.replicas = replicas
+        layout: dict[str, dict[str, Any]] = {name: dict(charts) for name, charts in LAYOUT.items()}
+        for name, tags in BANDS.items() if replicas else ():
+            layout[name] = {tag: ["Margin", [tag, f"{tag}_low", f"{tag}_high"]] for tag in tags}
+        if purge_step is None:
+            self.writer.add_custom_scalars(layout)
+
+    def text(self, tag: str, lines: str) -> None:
+        """A block of plain text, its columns kept."""
+        self.writer.add_text(tag, "\n".join(f"    {line}" for line in lines.splitlines()), 0)
+
+    def row(self, row: Mapping[str, float], coef: Tensor | None, references: Mapping[str, float]) -> None:
+        """One snapshot's metrics, the reference lines and the histogram of the time average."""
+        step = int(row["step"])
+        for name, tag in TAGS.items():
+            value = row.get(name, math.nan)
+            if not math.isfinite(value):
+                continue
+            self.writer.add_scalar(tag, value, step)
+            if self.replicas:
+                sd = row.get(f"{name}_sd", 0.0)
+                for side, bound in (("low", value - sd), ("high", value + sd)):
+                    if any(tag in tags for tags in BANDS.values()):
+                        self.writer.add_scalar(f"{tag}_{side}", bound, step)
+        for name, value in references.items():
+            self.writer.add_scalar(f"reference/{name}", value, step)
+        if coef is not None:
+            self.writer.add_histogram("coef/mean", coef, step)
+
+    def finish(
+        self, figures: Mapping[str, Figure], hparams: Mapping[str, Any], summary: Mapping[str, Any], step: int
+    ) -> None:
+        """Figures, and HParams in this same run (run_name="." makes no sub-run)."""
+        for name, figure in figures.items():
+            self.writer.add_figure(f"figures/{name}", figure, step)
+        metrics = {f"result/{k}": v for k, v in summary.items() if isinstance(v, float) and math.isfinite(v)}
+        self.writer.add_hparams(dict(hparams), metrics, run_name=".")
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Flush and close the events."""
+        self.writer.close()

@@ -1,0 +1,61 @@
+"""Files of a run folder: written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside, flush to disk, then rename: a reader or a kill never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Valid JSON: a number that is not finite becomes null."""
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    write_atomically(path, (json.dumps(clean, indent=2) + "\n").encode())
+
+
+def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
+    """checkpoint.pt, which loads with weights_only=True."""
+    buffer = io.BytesIO()
+    torch.save(dict(checkpoint), buffer)
+    write_atomically(folder / "checkpoint.pt", buffer.getvalue())
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """The checkpoint of a run folder.
+
+    Raises:
+        ValueError: no such folder, no checkpoint in it, or one that cannot be read.
+    """
+    path = Path(folder) / "checkpoint.pt"
+    if not path.is_file():
+        what = (
+            "has no checkpoint.pt: the run was stopped before its first one" if path.parent.is_dir() else "is no folder"
+        )
+        raise ValueError(f"resume={folder} {what}")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+        if not {"config", "state", "history"} <= set(checkpoint):
+            raise ValueError("keys are missing")
+    except (RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"resume={folder}: checkpoint.pt is no checkpoint of lntrain ({str(error).splitlines()[0]})"
+        ) from None
+    return checkpoint

@@ -1,0 +1,343 @@
+"""One run: configuration -> problem -> plan -> training -> metrics, dashboard, figures, summary."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from lntrain import plots
+from lntrain.dashboard import Dashboard
+from lntrain.diagnostics import evaluate
+from lntrain.files import read_checkpoint, write_atomically, write_checkpoint, write_json
+from lntrain.model import DiagonalLinear
+from lntrain.noise import Antithetic, Noise, RademacherNoise
+from lntrain.optim import LabelNoiseSGD
+from lntrain.plan import Dynamics, Plan, make_plan
+from lntrain.problem import Problem
+from lntrain.report import plan_text, result_text
+from lntrain.schedule import Schedule
+from lntrain.train import DivergenceError, Snapshot, train
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+SHOWN = 12  # coordinates on and off the support whose trajectories are drawn
+SUMMARY = ("alpha", "steps", "seconds", "steps_per_second", "seed", "reference_gap", "distance_mean", "distance_last",
+           "distance_compensated", "suboptimality_mean", "kkt_residual", "lambda_ratio", "support_f1", "status")  # fmt: skip
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its checkpoint is written."""
+
+    def __init__(self, signum: int, folder: Path) -> None:
+        super().__init__(f"stopped; go on with: lntrain resume={folder}")
+        self.code = 128 + signum
+
+
+@dataclass(frozen=True)
+class Job:
+    """The objects a configuration describes."""
+
+    problem: Problem
+    model: DiagonalLinear
+    optimizer: LabelNoiseSGD
+    plan: Plan
+    lr_schedule: Schedule | None
+    plan_text: str
+
+
+def build(cfg: DictConfig) -> Job:
+    """cfg -> problem -> plan -> model, noise, optimiser. `cfg` then holds the numbers that "auto" chose."""
+    if cfg.model.dtype not in DTYPES:
+        raise ValueError(f"model.dtype={cfg.model.dtype!r}: choose one of {', '.join(DTYPES)}")
+    if cfg.model.depth != 2:
+        raise ValueError(
+            f"model.depth={cfg.model.depth} solves no Lasso (its penalty is |beta|^(2 - 2/depth)): use depth=2, or lntrain.train"
+        )
+    problem: Problem = instantiate(cfg.problem, _convert_="all")
+    dynamics = _dynamics(cfg)
+    automatic = cfg.optimizer.lr == "auto"
+    plan = make_plan(
+        problem, dynamics,
+        lr=_number(cfg, "optimizer.lr"), std=cfg.noise.std, alpha=cfg.penalty.alpha, alpha_ratio=cfg.penalty.alpha_ratio,
+        steps=_number(cfg, "steps", whole=True), accuracy=cfg.accuracy,
+    )  # fmt: skip
+    cfg.optimizer.lr, cfg.steps, cfg.noise.std = plan.lr, plan.steps, plan.std
+    cfg.penalty.alpha = cfg.penalty.alpha_ratio = None  # std now says it
+    dtype = DTYPES[cfg.model.dtype]
+    model = instantiate(cfg.model, _partial_=True, _convert_="all")(in_features=problem.d, dtype=dtype)
+    noise = _noise(cfg)
+    optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
+        model.parameters(), noise=noise, seed=cfg.seed
+    )
+    lr_schedule = instantiate(cfg.lr_schedule, _convert_="all") if cfg.lr_schedule else None
+    for name, schedule in (("noise.schedule", cfg.noise.schedule), ("lr_schedule", cfg.lr_schedule)):
+        if schedule:
+            plan.notes.append(f"{name} changes the penalty over time: the prediction is for its first step")
+    wishes = {
+        "noise": ("antithetic " if cfg.noise.antithetic else "") + type(getattr(noise, "noise", noise)).__name__,
+        "batch": "all labels"
+        if cfg.batch_size is None
+        else f"batches of {cfg.batch_size} ({cfg.sampling or 'replacement'})",
+        "lr": "auto" if automatic else "given",
+    }
+    return Job(problem.to(dtype), model, optimizer, plan, lr_schedule, plan_text(problem, model, plan, wishes))
+
+
+def _number(cfg: DictConfig, key: str, whole: bool = False) -> Any:
+    """A number, or None for "auto"."""
+    value = OmegaConf.select(cfg, key)
+    if value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and value != int(value)):
+        raise ValueError(f'{key}={value!r} is no {"whole " if whole else ""}number: give one, or "auto"')
+    return int(value) if whole else float(value)
+
+
+def _dynamics(cfg: DictConfig) -> Dynamics:
+    scale = cfg.model.init if isinstance(cfg.model.init, (int, float)) else 0.1
+    if not scale or not math.isfinite(scale):
+        raise ValueError(
+            f"model.init={scale} must be finite and not zero: a weight that starts at 0 stays there for ever"
+        )
+    rademacher = str(cfg.noise._target_).endswith(RademacherNoise.__name__)
+    return Dynamics(
+        parametrisation=cfg.model.parametrisation, loss_scale=cfg.loss_scale, batch_size=cfg.batch_size, sampling=cfg.sampling,
+        momentum=cfg.optimizer.momentum, dampening=cfg.optimizer.dampening, nesterov=cfg.optimizer.nesterov,
+        weight_decay=cfg.optimizer.weight_decay, antithetic=cfg.noise.antithetic,
+        noise_kurtosis=1.0 if rademacher else 3.0, init=abs(scale),
+    )  # fmt: skip
+
+
+def _noise(cfg: DictConfig) -> Noise:
+    options = {key: value for key, value in cfg.noise.items() if key != "antithetic"}
+    options["schedule"] = options["schedule"] or None
+    noise: Noise = instantiate(options, _convert_="all")
+    return Antithetic(noise) if cfg.noise.antithetic else noise  # type: ignore[arg-type]
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM only asks: the loop stops at its next heartbeat; a second one acts at once."""
+    asked: list[int] = []
+
+    def ask(signum: int, _: FrameType | None) -> None:
+        asked.append(signum)
+        signal.signal(signum, signal.SIG_DFL)
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: a launcher's worker
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Run `cfg` in `folder`, or go on from its checkpoint; returns the summary it wrote."""
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[assignment]
+    began, folder = time.monotonic(), Path(folder)
+    checkpoint = read_checkpoint(folder) if resume else None
+    job = build(cfg)
+    print(job.plan_text, flush=True)
+    history = History(job, checkpoint)
+    dashboard = Dashboard(
+        folder, purge_step=None if checkpoint is None else history.step + 1, replicas=bool(job.model.replicas)
+    )
+    history.trim_metrics(folder)
+    if checkpoint is None:
+        dashboard.text("plan", job.plan_text)
+    try:
+        with _signals() as asked:
+            snapshot = _train(
+                cfg, job, folder, history, dashboard, asked, None if checkpoint is None else checkpoint["state"]
+            )
+        summary = _finish(cfg, job, folder, history, dashboard, snapshot, history.seconds + time.monotonic() - began)
+    except DivergenceError as error:
+        write_json(
+            folder / "summary.json",
+            {**dict.fromkeys(SUMMARY), "seed": cfg.seed, "status": "diverged", "reason": str(error)},
+        )
+        raise
+    finally:
+        dashboard.close()
+    print(f"\n{result_text(summary, job.plan.reference)}\n\nwrote     {folder}", flush=True)
+    return summary
+
+
+class History:
+    """What a run remembers beside its state: the rows, and the trajectories of a few coordinates."""
+
+    def __init__(self, job: Job, checkpoint: Mapping[str, Any] | None) -> None:
+        reference = job.plan.reference
+        size = reference.coef.abs() if reference is not None else torch.zeros(job.problem.d)
+        if reference is None and job.problem.coef is not None:
+            size = job.problem.coef.double().abs()
+        order = torch.argsort(size, descending=True, stable=True)
+        on = int((size > 0).sum())
+        self.shown = torch.cat((order[: min(on, SHOWN)], order[on : on + SHOWN]))
+        saved = (
+            checkpoint["history"] if checkpoint is not None else {"rows": [], "last": [], "mean": [], "seconds": 0.0}
+        )
+        self.rows: list[dict[str, float]] = saved["rows"]
+        self.last, self.mean, self.seconds = saved["last"], saved["mean"], saved["seconds"]
+        self.step = 0 if checkpoint is None else int(checkpoint["state"]["step"])
+
+    def add(self, snapshot: Snapshot, row: dict[str, float]) -> None:
+        """Remember a scheduled snapshot."""
+        first = (0,) if snapshot.loss.ndim else ()
+        assert snapshot.coef is not None and snapshot.mean_coef is not None
+        self.rows.append(row)
+        self.last.append(snapshot.coef[first][self.shown].double().cpu())
+        self.mean.append(snapshot.mean_coef[first][self.shown].double().cpu())
+
+    def state(self, seconds: float) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"rows": self.rows, "last": self.last, "mean": self.mean, "seconds": self.seconds + seconds}
+
+    def trim_metrics(self, folder: Path) -> None:
+        """metrics.jsonl as of the checkpoint: an interrupted run may have written past it."""
+        lines = "".join(json.dumps(row) + "\n" for row in self.rows)
+        write_atomically(folder / "metrics.jsonl", lines.encode())
+
+    def column(self, name: str) -> list[float]:
+        """One metric over the rows."""
+        return [row.get(name, math.nan) for row in self.rows]
+
+
+def _train(
+    cfg: DictConfig,
+    job: Job,
+    folder: Path,
+    history: History,
+    dashboard: Dashboard,
+    asked: list[int],
+    state: dict[str, Any] | None,
+) -> Snapshot:
+    """Consume the generator: metrics at scheduled snapshots, a checkpoint now and then, a stop when asked."""
+    reference, began, saved = job.plan.reference, time.monotonic(), time.monotonic()
+    lines = {"one": 1.0}
+    if reference is not None:
+        lines |= {"l1": float(reference.coef.abs().sum()), "support": float(reference.support.sum())}
+    snapshots = train(
+        job.model, job.optimizer, job.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
+        loss_scale=cfg.loss_scale, lr_schedule=job.lr_schedule, engine=cfg.engine, state=state,
+    )  # fmt: skip
+
+    def save(snapshot: Snapshot) -> None:
+        text = OmegaConf.to_yaml(cfg)
+        elapsed = time.monotonic() - began
+        write_checkpoint(folder, {"config": text, "state": snapshot.state_dict(), "history": history.state(elapsed)})
+
+    done: Snapshot | None = None
+    with (
+        tqdm(
+            total=cfg.steps, initial=history.step, unit=" steps", unit_scale=True, disable=None, dynamic_ncols=True
+        ) as bar,
+        (folder / "metrics.jsonl").open("a") as metrics,
+    ):
+        try:
+            for snapshot in snapshots:
+                done = snapshot
+                bar.update(snapshot.step - bar.n)
+                if snapshot.scheduled and snapshot.step > history.step:
+                    row = evaluate(job.problem, snapshot, reference, job.plan.penalty)
+                    history.add(snapshot, row)
+                    metrics.write(json.dumps({k: v if math.isfinite(v) else None for k, v in row.items()}) + "\n")
+                    mean = snapshot.mean_coef
+                    dashboard.row(row, mean.mean(0) if mean is not None and mean.ndim == 2 else mean, lines)
+                if asked or time.monotonic() - saved > cfg.checkpoint_every:
+                    metrics.flush()
+                    save(snapshot)
+                    saved = time.monotonic()
+                if asked and snapshot.step < cfg.steps:
+                    write_json(
+                        folder / "summary.json", {**dict.fromkeys(SUMMARY), "seed": cfg.seed, "status": "interrupted"}
+                    )
+                    raise Interrupted(asked[0], folder)
+        except DivergenceError:
+            if done is not None:
+                save(done)
+            raise
+    assert done is not None
+    save(done)
+    return done
+
+
+def _finish(
+    cfg: DictConfig, job: Job, folder: Path, history: History, dashboard: Dashboard, snapshot: Snapshot, seconds: float
+) -> dict[str, Any]:
+    """summary.json, result.npz, figures, and the end of the dashboard."""
+    plan, problem, row = job.plan, job.problem, history.rows[-1]
+    summary: dict[str, Any] = dict.fromkeys(SUMMARY)
+    summary |= {name: value for name, value in row.items() if name != "step"}
+    summary |= {
+        "alpha": plan.alpha, "alpha_ratio": plan.alpha_ratio, "lr": plan.lr, "std": plan.std, "steps": snapshot.step,
+        "seconds": seconds, "steps_per_second": snapshot.step / seconds, "seed": cfg.seed, "replicas": cfg.model.replicas,
+        "reference_gap": None if plan.reference is None else plan.reference.gap, "bias": plan.bias, "near_ties": plan.near_ties,
+        "expected_distance": plan.expected_distance, "antithetic": cfg.noise.antithetic, "problem": problem.name, "status": "done",
+    }  # fmt: skip
+    arrays = {
+        "mean_coef": snapshot.mean_coef,
+        "last_coef": snapshot.coef,
+        "penalty": plan.penalty,
+        "truth": problem.coef,
+    }
+    if plan.reference is not None:
+        arrays["reference_coef"] = plan.reference.coef
+    if problem.X_scale is not None and snapshot.mean_coef is not None:
+        arrays["mean_coef_original"], arrays["intercept_original"] = problem.original_units(snapshot.mean_coef)  # type: ignore[assignment]
+    np.savez(folder / "result.npz", **{k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None})
+    figures = _figures(job, history, snapshot)
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        plots.save(figure, folder / "figures" / name)
+    write_json(folder / "summary.json", summary)
+    dashboard.text("summary", result_text(summary, plan.reference))
+    hparams = {
+        "problem": problem.name, "parametrisation": cfg.model.parametrisation, "lr": plan.lr, "std": plan.std, "alpha": plan.alpha,
+        "batch_size": cfg.batch_size or problem.n, "momentum": cfg.optimizer.momentum, "seed": cfg.seed, "steps": snapshot.step,
+    }  # fmt: skip
+    dashboard.finish(figures, hparams, summary, snapshot.step)
+    return summary
+
+
+def _figures(job: Job, history: History, snapshot: Snapshot) -> dict[str, Any]:
+    reference, steps = job.plan.reference, history.column("step")
+    if reference is None or snapshot.mean_coef is None:
+        return {}
+    mean = snapshot.mean_coef.cpu().numpy()
+    many = mean.ndim == 2
+    title = f"{job.problem.name}: penalty {job.plan.alpha:.3g} (std {job.plan.std:.3g}, lr {job.plan.lr:.2g}), {snapshot.step:.3g} steps"
+    names = {
+        "mean": "distance_mean",
+        "mean, compensated labels": "distance_compensated",
+        "last iterate": "distance_last",
+    }
+    bands = {label: history.column(f"{name}_sd") for label, name in names.items()} if many else None
+    return {
+        "coefficients": plots.coefficients(
+            mean.mean(0) if many else mean, reference.coef, sd=mean.std(0, ddof=1) if many and len(mean) > 1 else None,
+            truth=None if job.problem.coef is None else job.problem.coef.cpu(), title=title,
+        ),
+        "trajectories": plots.trajectories(
+            steps, torch.stack(history.last), torch.stack(history.mean), reference.coef[history.shown], title=title
+        ),
+        "errors": plots.errors(steps, {label: history.column(name) for label, name in names.items()}, bands=bands, title=title),
+    }  # fmt: skip

@@ -1,0 +1,160 @@
+"""Arrays in, Figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#2563a8", "#e07a1f", "#3a8f5c", "#a9b0b7"
+
+
+def _figure(width: float = 7.2, height: float = 4.2, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(True, color="#e8eaed", linewidth=0.8)
+        ax.set_axisbelow(True)
+    return figure, list(axes)
+
+
+def coefficients(mean: Any, reference: Any, *, sd: Any = None, truth: Any = None, title: str = "") -> Figure:
+    """The time average of beta (with its sd over replicas) on the stems of the predicted Lasso.
+
+    Args:
+        mean, reference, sd, truth: (d,). With many columns only those that matter are drawn.
+    """
+    mean, reference = np.asarray(mean), np.asarray(reference)
+    shown = np.arange(len(mean))
+    if len(mean) > 150:
+        weight = np.maximum(np.abs(mean), np.abs(reference))
+        shown = np.sort(np.argsort(-weight, kind="stable")[:150])
+    x = np.arange(len(shown))
+    figure, (ax,) = _figure()
+    ax.axhline(0, color=INK, linewidth=0.8)
+    stems = ax.stem(
+        x, reference[shown], linefmt="-", markerfmt="o", basefmt=" ", label="Lasso, predicted before step 1"
+    )
+    stems.markerline.set(color=ORANGE, markersize=8, markerfacecolor="none", markeredgewidth=1.8)
+    stems.stemlines.set(color=ORANGE, linewidth=1.4, alpha=0.6)
+    bars = None if sd is None else np.asarray(sd)[shown]
+    ax.errorbar(
+        x, mean[shown], yerr=bars, fmt="o", color=BLUE, markersize=3.6, linewidth=1.2, label="time average of training"
+    )
+    if truth is not None:
+        on = np.asarray(truth)[shown] != 0
+        ax.scatter(
+            x[on], np.asarray(truth)[shown][on], marker="_", s=90, color=INK, linewidth=1.4, label="truth", zorder=3
+        )
+    ax.set(
+        xlabel="coordinate" if len(shown) == len(mean) else f"the {len(shown)} largest of {len(mean)} coordinates",
+        ylabel=r"$\beta_j$",
+        title=title,
+    )
+    ax.margins(x=0.02, y=0.12)
+    ax.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    return figure
+
+
+def trajectories(steps: Any, last: Any, mean: Any, reference: Any, *, title: str = "", floor: float = 1e-12) -> Figure:
+    """|beta| against the step: on the support to the Lasso's values, off it exponentially to zero.
+
+    Args:
+        steps: (S,). last, mean: (S, m) the last iterate and the time average of m coordinates. reference: (m,).
+    """
+    steps, last, mean, reference = (np.asarray(v) for v in (steps, last, mean, reference))
+    figure, (left, right) = _figure(9.6, 4.0, 2)
+    for j in np.flatnonzero(reference):
+        sign = np.sign(reference[j])
+        left.plot(steps, sign * last[:, j], color=BLUE, linewidth=0.9, alpha=0.35)
+        left.plot(steps, sign * mean[:, j], color=BLUE, linewidth=1.6)
+        left.axhline(abs(reference[j]), color=ORANGE, linewidth=1.2, linestyle="--")
+    for j in np.flatnonzero(reference == 0):
+        right.plot(steps, np.maximum(np.abs(last[:, j]), floor), color=GREY, linewidth=0.9)
+    left.plot([], [], color=BLUE, linewidth=0.9, alpha=0.35, label="last iterate")
+    left.plot([], [], color=BLUE, linewidth=1.6, label="time average")
+    left.plot([], [], color=ORANGE, linestyle="--", label="Lasso, predicted")
+    left.set(xscale="log", xlabel="step", ylabel=r"$|\beta_j|$", title="on the support")
+    left.legend(frameon=False, fontsize=8)
+    right.set(
+        xscale="log",
+        yscale="log",
+        xlabel="step",
+        ylabel=r"$|\beta_j|$ (last iterate)",
+        title="off the support",
+        ylim=(floor, None),
+    )
+    figure.suptitle(title)
+    return figure
+
+
+def errors(
+    steps: Any,
+    curves: Mapping[str, Any],
+    *,
+    bands: Mapping[str, Any] | None = None,
+    guides: bool = True,
+    title: str = "",
+) -> Figure:
+    """Distances to the Lasso against the step, log-log, with the rates of theory as guides.
+
+    Args:
+        steps: (S,). curves: label -> (S,). bands: label -> (S,) sd over replicas.
+    """
+    steps = np.asarray(steps, dtype=float)
+    figure, (ax,) = _figure(6.4, 4.4)
+    for (label, values), colour in zip(curves.items(), (BLUE, GREEN, GREY, ORANGE), strict=False):
+        values = np.asarray(values, dtype=float)
+        ax.plot(steps, values, color=colour, linewidth=1.8, label=label)
+        if bands and label in bands:
+            sd = np.asarray(bands[label], dtype=float)
+            ax.fill_between(
+                steps, np.maximum(values - sd, values / 10), values + sd, color=colour, alpha=0.18, linewidth=0
+            )
+        if guides and colour in (BLUE, GREEN) and len(steps) > 8:
+            power = -0.5 if colour == BLUE else -1.0
+            tail = steps >= steps[-1] / 100
+            ax.plot(steps[tail], 1.6 * values[-1] * (steps[tail] / steps[-1]) ** power, color=colour, linestyle=":", linewidth=1.2,
+                    label=rf"slope ${'-1/2' if colour == BLUE else '-1'}$")  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel="step", ylabel="relative distance to the Lasso", title=title)
+    ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def figure1(steps: Any, curves: Mapping[str, Mapping[str, Any]], *, title: str = "") -> Figure:
+    """The paper's Figure 1: squared error, a coordinate on the support and one off it, over log10 of the step.
+
+    Args:
+        steps: (S,). curves: algorithm -> {"error", "on", "off"}, each (R, S); median and range over R are drawn.
+    """
+    x = np.log10(np.asarray(steps, dtype=float))
+    figure, axes = _figure(12.6, 3.9, 3)
+    styles = {0: (GREY, "-"), 1: (INK, "--"), 2: (BLUE, "-"), 3: (ORANGE, "--")}
+    for i, (name, panel) in enumerate(curves.items()):
+        colour, line = styles[i % 4]
+        for ax, key in zip(axes, ("error", "on", "off"), strict=True):
+            values = np.asarray(panel[key], dtype=float)
+            if key == "error":
+                values = np.log10(np.maximum(values, 1e-12))
+            ax.plot(x, np.median(values, 0), color=colour, linestyle=line, linewidth=1.7, label=name)
+            if len(values) > 1:
+                ax.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+    axes[0].set(title="squared error", ylabel=r"$\log_{10}\|\beta-\beta^*\|^2$")
+    axes[1].set(title="a coordinate on the support", ylabel=r"$\beta_j$")
+    axes[2].set(title="a coordinate off the support", ylabel=r"$\beta_j$")
+    for ax in axes:
+        ax.set_xlabel(r"$\log_{10}$ step")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def save(figure: Figure, path: Any, formats: Sequence[str] = ("png",)) -> None:
+    """Write a figure beside `path`, once a format."""
+    for kind in formats:
+        figure.savefig(f"{path}.{kind}")
