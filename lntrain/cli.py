@@ -28,7 +28,7 @@ from lntrain.train import DivergenceError
 _codes: list[int] = []  # one a job of this process
 
 
-class Mistake(ValueError):
+class Mistake(ValueError):  # noqa: N818
     """A user's mistake, told in one line."""
 
 
@@ -74,7 +74,7 @@ def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool 
             raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(tasks)}")
         tasks[cfg.task](cfg, folder, resume=resume)
         return 0
-    except job.Interrupted as stop:
+    except job.Interruption as stop:
         print(f"lntrain: {stop}", file=sys.stderr)
         if multirun:
             raise SystemExit(stop.code) from None

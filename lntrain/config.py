@@ -106,4 +106,5 @@ class Config:
     engine: str = MISSING
     seed: int = MISSING
     checkpoint_every: float = MISSING
+    figure1: Any = None
     run_dir: str = MISSING

@@ -53,10 +53,17 @@ BANDS = {
 class Dashboard:
     """Writes a run's events into `folder`; `purge_step` drops what an interrupted run wrote past its checkpoint."""
 
-    def __init__(self, folder: Path, *, purge_step: int | None = None, replicas: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        purge_step: int | None = None,
+        replicas: bool = False,
+        layout: dict[str, Any] | None = None,
+    ) -> None:
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
         self.replicas = replicas
-        layout: dict[str, dict[str, Any]] = {name: dict(charts) for name, charts in LAYOUT.items()}
+        layout = {name: dict(charts) for name, charts in LAYOUT.items()} if layout is None else layout
         for name, tags in BANDS.items() if replicas else ():
             layout[name] = {tag: ["Margin", [tag, f"{tag}_low", f"{tag}_high"]] for tag in tags}
         if purge_step is None:

@@ -1,1 +1,165 @@
-def run_figure1(*a, **k): ...
+"""The paper's Figure 1: GD, SGD, GD + label noise and SGD + label noise from one init."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from lntrain import plots
+from lntrain.dashboard import Dashboard
+from lntrain.files import read_checkpoint, write_arrays, write_checkpoint, write_json
+from lntrain.job import DTYPES, Interruption, signals
+from lntrain.noise import GaussianNoise
+from lntrain.optim import LabelNoiseSGD
+from lntrain.problem import Problem
+from lntrain.train import Snapshot, train
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One algorithm at one noise level."""
+
+    name: str
+    std: float
+    batch_size: int | None
+
+
+def curves_of(cfg: DictConfig, n: int) -> list[Curve]:
+    """Both noiseless algorithms, then both noisy ones at each std of cfg.figure1.stds.
+
+    A single noisy sample a step has n times the gradient variance of the whole batch. "matched" divides its
+    variance by n, as the paper's curve needs; "literal" does not.
+    """
+    rule = cfg.figure1.single_sample
+    if rule not in ("matched", "literal"):
+        raise ValueError(f'figure1.single_sample={rule!r}: choose "matched" or "literal"')
+    scale = 1 / math.sqrt(n) if rule == "matched" else 1.0
+    curves = [Curve("GD", 0.0, None), Curve("SGD", 0.0, 1)]
+    for std in cfg.figure1.stds:
+        curves += [
+            Curve(f"GD + label noise, std {std:g}", std, None),
+            Curve(f"SGD + label noise, std {std:g}", std * scale, 1),
+        ]
+    return curves
+
+
+def _snapshots(cfg: DictConfig, problem: Problem, curve: Curve, state: dict[str, Any] | None) -> Iterator[Snapshot]:
+    options = {"in_features": problem.d, "dtype": problem.X.dtype}
+    model = instantiate(cfg.model, _partial_=True, _convert_="all")(**options)
+    noise = GaussianNoise(curve.std)
+    optimizer: LabelNoiseSGD = instantiate(cfg.optimizer, _partial_=True)(
+        model.parameters(), noise=noise, seed=cfg.seed
+    )
+    return train(
+        model, optimizer, problem, cfg.steps, batch_size=curve.batch_size, loss_scale=cfg.loss_scale, engine=cfg.engine, state=state
+    )  # fmt: skip
+
+
+def run_figure1(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Run every curve, a checkpoint now and then; draw one figure a noise level; returns the summary."""
+    if cfg.steps == "auto" or cfg.optimizer.lr == "auto" or cfg.model.dtype not in DTYPES or not cfg.model.replicas:
+        raise ValueError(
+            "experiment=figure1 needs numbers for steps, optimizer.lr and model.replicas, and a known model.dtype"
+        )
+    began = time.monotonic()
+    problem: Problem = instantiate(cfg.problem, _convert_="all").to(DTYPES[cfg.model.dtype])
+    if problem.coef is None:
+        raise ValueError("experiment=figure1 needs a problem whose truth is known: problem=sparse")
+    empty: dict[str, Any] = {"history": {"rows": {}, "seconds": 0.0}, "state": None}
+    checkpoint = read_checkpoint(folder) if resume else empty
+    rows: dict[str, dict[str, Any]] = checkpoint["history"]["rows"]
+    earlier: float = checkpoint["history"]["seconds"]
+    curves, state = curves_of(cfg, problem.n), checkpoint["state"]
+    print(
+        f"figure 1  {len(curves)} curves, {cfg.steps} steps, {cfg.model.replicas} replicas, lr={cfg.optimizer.lr}",
+        flush=True,
+    )
+    for curve in curves[2:]:
+        if curve.batch_size is None:
+            bar = cfg.optimizer.lr * curve.std**2 / problem.n
+            print(
+                f"          std {curve.std:g}: variance delta={curve.std**2:.3g}, delta_bar = lr delta / n = {bar:.2g}",
+                flush=True,
+            )
+
+    def save(snapshot: Snapshot) -> None:
+        history = {"rows": rows, "seconds": earlier + time.monotonic() - began}
+        write_checkpoint(folder, {"config": OmegaConf.to_yaml(cfg), "state": snapshot.state_dict(), "history": history})
+
+    with signals() as asked:
+        for curve in curves:
+            row = rows.setdefault(curve.name, {"step": [], "error": [], "on": [], "off": [], "done": False})
+            if row["done"]:
+                continue
+            saved = time.monotonic()
+            with tqdm(total=cfg.steps, desc=curve.name, unit=" steps", unit_scale=True, disable=None) as progress:
+                for snapshot in _snapshots(cfg, problem, curve, state):
+                    progress.update(snapshot.step - progress.n)
+                    if snapshot.scheduled and snapshot.step > (row["step"] or [0])[-1]:
+                        _add(row, snapshot, problem)
+                    if asked or time.monotonic() - saved > cfg.checkpoint_every:
+                        save(snapshot)
+                        saved = time.monotonic()
+                    if asked:
+                        raise Interruption(asked[0], folder)
+            row["done"], state = True, None
+    return _finish(cfg, folder, rows, curves, earlier + time.monotonic() - began, snapshot)
+
+
+def _add(row: dict[str, Any], snapshot: Snapshot, problem: Problem) -> None:
+    """The last iterate's squared error and two coordinates, a value a replica."""
+    assert snapshot.coef is not None
+    assert problem.coef is not None
+    coef, truth = snapshot.coef.double(), problem.coef.double()
+    on, off = int(truth.abs().argmax()), int((truth == 0).nonzero()[0, 0])
+    row["step"].append(snapshot.step)
+    row["error"].append((coef - truth).square().sum(-1).tolist())
+    row["on"].append(coef[:, on].tolist())
+    row["off"].append(coef[:, off].tolist())
+
+
+def _finish(
+    cfg: DictConfig, folder: Path, rows: dict[str, Any], curves: list[Curve], seconds: float, snapshot: Snapshot
+) -> dict[str, Any]:  # fmt: skip
+    arrays = {c.name: {key: np.array(rows[c.name][key]).T for key in ("error", "on", "off")} for c in curves}
+    steps = rows["GD"]["step"]
+    summary: dict[str, Any] = {
+        "status": "done", "steps": cfg.steps, "seconds": seconds, "seed": cfg.seed, "replicas": cfg.model.replicas,
+        "steps_per_second": cfg.steps * cfg.model.replicas * len(curves) / seconds,
+    }  # fmt: skip
+    print(f"\n{'last iterate':<32}log10 squared error, median [lowest, highest] of {cfg.model.replicas}")
+    for name, panel in arrays.items():
+        last = np.log10(panel["error"][:, -1])
+        summary[f"log10_error {name}"] = float(np.median(last))
+        print(f"{name:<32}{np.median(last):6.2f} [{last.min():.2f}, {last.max():.2f}]")
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    figures = {}
+    for std in cfg.figure1.stds:
+        chosen = {name: panel for name, panel in arrays.items() if "std" not in name or name.endswith(f"std {std:g}")}
+        title = f"Four algorithms from one init: label noise of standard deviation {std:g} (variance {std**2:.2g})"
+        figures[f"figure1_std_{std:g}"] = plots.figure1(steps, chosen, title=title)
+    for name, figure in figures.items():
+        plots.save(figure, folder / "figures" / name)
+    flat = {f"{name}/{key}": values for name, panel in arrays.items() for key, values in panel.items()}
+    write_arrays(folder / "result.npz", {"steps": np.array(steps), **flat})
+    history = {"rows": rows, "seconds": seconds}
+    write_checkpoint(folder, {"config": OmegaConf.to_yaml(cfg), "state": snapshot.state_dict(), "history": history})
+    write_json(folder / "summary.json", summary)
+    dashboard = Dashboard(folder, layout={"Figure 1": {"squared error": ["Multiline", ["figure1_error/.*"]]}})
+    for name, panel in arrays.items():
+        for step, error in zip(steps, np.median(panel["error"], 0), strict=True):
+            dashboard.writer.add_scalar(f"figure1_error/{name.replace(' ', '_').replace(',', '')}", error, step)
+    hparams = {"lr": cfg.optimizer.lr, "steps": cfg.steps, "seed": cfg.seed, "replicas": cfg.model.replicas}
+    dashboard.finish(figures, hparams, summary, cfg.steps)
+    dashboard.close()
+    print(f"\nwrote     {folder}", flush=True)
+    return summary

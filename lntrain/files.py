@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -29,6 +31,13 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Valid JSON: a number that is not finite becomes null."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     write_atomically(path, (json.dumps(clean, indent=2) + "\n").encode())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """An .npz of named arrays."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, buffer.getvalue())
 
 
 def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lntrain import plots
 from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import evaluate
-from lntrain.files import read_checkpoint, write_atomically, write_checkpoint, write_json
+from lntrain.files import read_checkpoint, write_arrays, write_atomically, write_checkpoint, write_json
 from lntrain.model import DiagonalLinear
 from lntrain.noise import Antithetic, Noise, RademacherNoise
 from lntrain.optim import LabelNoiseSGD
@@ -38,7 +38,7 @@ SUMMARY = ("alpha", "steps", "seconds", "steps_per_second", "seed", "reference_g
            "distance_compensated", "suboptimality_mean", "kkt_residual", "lambda_ratio", "support_f1", "status")  # fmt: skip
 
 
-class Interrupted(Exception):
+class Interruption(Exception):  # noqa: N818
     """A signal asked the run to stop; its checkpoint is written."""
 
     def __init__(self, signum: int, folder: Path) -> None:
@@ -129,7 +129,7 @@ def _noise(cfg: DictConfig) -> Noise:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """The first SIGINT or SIGTERM only asks: the loop stops at its next heartbeat; a second one acts at once."""
     asked: list[int] = []
 
@@ -164,7 +164,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     if checkpoint is None:
         dashboard.text("plan", job.plan_text)
     try:
-        with _signals() as asked:
+        with signals() as asked:
             snapshot = _train(
                 cfg, job, folder, history, dashboard, asked, None if checkpoint is None else checkpoint["state"]
             )
@@ -192,17 +192,19 @@ class History:
         order = torch.argsort(size, descending=True, stable=True)
         on = int((size > 0).sum())
         self.shown = torch.cat((order[: min(on, SHOWN)], order[on : on + SHOWN]))
-        saved = (
-            checkpoint["history"] if checkpoint is not None else {"rows": [], "last": [], "mean": [], "seconds": 0.0}
-        )
+        empty: dict[str, Any] = {"rows": [], "last": [], "mean": [], "seconds": 0.0}
+        saved: dict[str, Any] = empty if checkpoint is None else checkpoint["history"]
         self.rows: list[dict[str, float]] = saved["rows"]
-        self.last, self.mean, self.seconds = saved["last"], saved["mean"], saved["seconds"]
+        self.last: list[torch.Tensor] = saved["last"]
+        self.mean: list[torch.Tensor] = saved["mean"]
+        self.seconds: float = saved["seconds"]
         self.step = 0 if checkpoint is None else int(checkpoint["state"]["step"])
 
     def add(self, snapshot: Snapshot, row: dict[str, float]) -> None:
         """Remember a scheduled snapshot."""
         first = (0,) if snapshot.loss.ndim else ()
-        assert snapshot.coef is not None and snapshot.mean_coef is not None
+        assert snapshot.coef is not None
+        assert snapshot.mean_coef is not None
         self.rows.append(row)
         self.last.append(snapshot.coef[first][self.shown].double().cpu())
         self.mean.append(snapshot.mean_coef[first][self.shown].double().cpu())
@@ -270,7 +272,7 @@ def _train(
                     write_json(
                         folder / "summary.json", {**dict.fromkeys(SUMMARY), "seed": cfg.seed, "status": "interrupted"}
                     )
-                    raise Interrupted(asked[0], folder)
+                    raise Interruption(asked[0], folder)
         except DivergenceError:
             if done is not None:
                 save(done)
@@ -303,7 +305,7 @@ def _finish(
         arrays["reference_coef"] = plan.reference.coef
     if problem.X_scale is not None and snapshot.mean_coef is not None:
         arrays["mean_coef_original"], arrays["intercept_original"] = problem.original_units(snapshot.mean_coef)  # type: ignore[assignment]
-    np.savez(folder / "result.npz", **{k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None})
+    write_arrays(folder / "result.npz", {k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None})
     figures = _figures(job, history, snapshot)
     (folder / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():

@@ -23,7 +23,7 @@ class Draw(NamedTuple):
 
     keys: tuple[tuple[int, int], ...] = ((0, 0),)
     step: int = 0
-    index: int = 0
+    draw: int = 0
 
 
 def check_std(std: Any) -> Std:
@@ -53,26 +53,9 @@ class _Additive:
         """What the schedule makes of std at these steps."""
         return 1.0 if self.schedule is None else self.schedule(steps)
 
-    def perturb(self, targets: Tensor, at: Draw, *, std: Any = None, replicas: bool = False) -> Tensor:
-        """targets + std * factor(step) * eps. With `replicas` the leading axis holds a key of `at` each."""
-        if not targets.is_floating_point():
-            raise ValueError(
-                f"{type(self).__name__} needs float targets, not {targets.dtype}: use LabelFlips for classes"
-            )
-        std = self.std if std is None else check_std(std)
-        if std == 0:
-            return targets
-        width = targets.numel() // len(at.keys)
-        eps = np.concatenate([self.unit(*key, at.step, at.step + 1, width, at.index) for key in at.keys])
-        noise = torch.from_numpy(eps).to(targets.device, targets.dtype).reshape(targets.shape)
-        scale = torch.as_tensor(std, dtype=torch.float64) * float(self.factor(at.step))
-        if scale.ndim:
-            if not replicas or len(scale) != targets.shape[0]:
-                raise ValueError(
-                    f"std holds {len(scale)} values: it needs as many replicas in targets {tuple(targets.shape)}"
-                )
-            scale = scale.to(targets).reshape(-1, *[1] * (targets.ndim - 1))
-        return targets + noise * (scale if scale.ndim else float(scale))
+    def perturb(self, targets: Tensor, at: Draw, *, std: Any = None) -> Tensor:
+        """targets + std * factor(step) * eps; the leading axis holds a key of `at` each where there are several."""
+        return _add(self, targets, at, self.std if std is None else std)
 
 
 @dataclass(frozen=True)
@@ -141,7 +124,9 @@ class Antithetic:
     def factor(self, steps: Any) -> Any:
         return self.noise.factor(np.asarray(steps) // 2 * 2)  # one scale a pair, or the two would not cancel
 
-    perturb = _Additive.perturb
+    def perturb(self, targets: Tensor, at: Draw, *, std: Any = None) -> Tensor:
+        """targets + std * factor(step) * (+eps or -eps)."""
+        return _add(self, targets, at, self.std if std is None else std)
 
 
 @dataclass(frozen=True)
@@ -181,13 +166,14 @@ class LabelFlips:
         if not 0 <= self.p <= 1 or self.num_classes < 2:
             raise ValueError(f"LabelFlips: p={self.p} must lie in [0, 1] and num_classes={self.num_classes} be >= 2")
 
-    def perturb(self, targets: Tensor, at: Draw, *, std: Any = None, replicas: bool = False) -> Tensor:
+    def perturb(self, targets: Tensor, at: Draw, *, std: Any = None) -> Tensor:
+        """The targets, each flipped with probability p."""
         if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
             raise ValueError(
                 f"LabelFlips needs integer class targets, not {targets.dtype}: use GaussianNoise for floats"
             )
         width = targets.numel() // len(at.keys)
-        drawn = np.concatenate([streams.words(*key, at.step, at.step + 1, 2 * width, at.index) for key in at.keys])
+        drawn = np.concatenate([streams.words(*key, at.step, at.step + 1, 2 * width, at.draw) for key in at.keys])
         coin = torch.from_numpy(drawn[:, :width] / 2.0**32).reshape(targets.shape).to(targets.device)
         choices = self.num_classes - (0 if self.include_true else 1)
         pick = (drawn[:, width:].astype(np.uint64) * np.uint64(choices)) >> np.uint64(32)
@@ -196,10 +182,27 @@ class LabelFlips:
         return torch.where(coin < self.p, new, targets)
 
 
+def _add(noise: _Additive | Antithetic, targets: Tensor, at: Draw, std: Any) -> Tensor:
+    if not targets.is_floating_point():
+        raise ValueError(f"{type(noise).__name__} needs float targets, not {targets.dtype}: use LabelFlips for classes")
+    std = check_std(std)
+    if std == 0 or isinstance(noise, NoNoise):
+        return targets
+    width = targets.numel() // len(at.keys)
+    eps = np.concatenate([noise.unit(*key, at.step, at.step + 1, width, at.draw) for key in at.keys])
+    noisy = torch.from_numpy(eps).to(targets.device, targets.dtype).reshape(targets.shape)
+    scale = np.asarray(std) * float(noise.factor(at.step))
+    if scale.ndim == 0:
+        return targets + noisy * float(scale)
+    if len(scale) != len(at.keys):
+        raise ValueError(f"std holds {len(scale)} values: the targets hold {len(at.keys)} replica(s)")
+    return targets + noisy * torch.as_tensor(scale).to(targets).reshape(-1, *[1] * (targets.ndim - 1))
+
+
 Noise = GaussianNoise | RademacherNoise | Antithetic | NoNoise | LabelFlips
 
 
-def as_noise(noise: Noise | float) -> Noise:
+def as_noise(noise: Any) -> Noise:
     """A number is the std of Gaussian noise; 0 is no noise.
 
     >>> as_noise(0.5)
@@ -207,6 +210,6 @@ def as_noise(noise: Noise | float) -> Noise:
     """
     if isinstance(noise, (int, float)) and not isinstance(noise, bool):
         return GaussianNoise(float(noise)) if noise else NoNoise()
-    if not hasattr(noise, "perturb"):
+    if not isinstance(noise, Noise):
         raise ValueError(f"noise={noise!r} must be a number (a std) or a noise such as GaussianNoise(std=1.0)")
     return noise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class LabelNoiseSGD(torch.optim.SGD):
             lr = max(rates)
             self._noise_defaults["lr_ratio"] = [rate / lr for rate in rates]
         super().__init__(
-            params, lr, momentum, dampening, weight_decay, nesterov,
+            params, cast("float | Tensor", lr), momentum, dampening, weight_decay, nesterov,
             maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
         )  # fmt: skip
         self.defaults.update(self._noise_defaults)
@@ -100,7 +100,7 @@ class LabelNoiseSGD(torch.optim.SGD):
         return {**super().__getstate__(), **own}  # torch's keeps only defaults, state and groups
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._fill_noise_keys()  # a plain SGD's state has none of them
 
     def keys(self, replicas: int | None = None) -> tuple[tuple[int, int], ...]:
@@ -125,13 +125,13 @@ class LabelNoiseSGD(torch.optim.SGD):
         """
         group = self.param_groups[0]
         at = Draw(self.keys(len(targets) if replicas else None), group["noise_step"], group["noise_draw"])
-        noisy = self.noise.perturb(targets, at, std=group["noise_std"], replicas=replicas)
+        noisy = self.noise.perturb(targets, at, std=group["noise_std"])
         for each in self.param_groups:
             each["noise_draw"] += 1
         return noisy
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """One step of SGD; the draw counter moves only if labels were perturbed since the last one."""
         loss = super().step(closure)
         for group in self.param_groups:
@@ -177,6 +177,7 @@ class NoisyTargets(nn.Module):
     ) -> None:
         super().__init__()
         self.criterion, self.noise, self.seed, self.rank = criterion, as_noise(noise), int(seed), rank
+        self.counters: Tensor
         self.register_buffer("counters", torch.zeros(2, dtype=torch.int64))  # step, draw within it
         self._by_call = optimizer is None
         if optimizer is not None:

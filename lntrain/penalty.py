@@ -21,10 +21,10 @@ STEP_FACTOR = {"square": 4.0, "difference": 4.0, "hadamard": 2.0}
 
 def as_matrix(X: Any) -> Tensor:
     """X as a (n, d) float64 tensor on its device."""
-    X = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.array(X, dtype=np.float64))
-    if X.ndim != 2 or len(X) == 0:
-        raise ValueError(f"X has shape {tuple(X.shape)}: give a matrix (n, d)")
-    return X.double()
+    matrix = X.detach().double() if isinstance(X, Tensor) else torch.from_numpy(np.array(X, dtype=np.float64))
+    if matrix.ndim != 2 or len(matrix) == 0:
+        raise ValueError(f"X has shape {tuple(matrix.shape)}: give a matrix (n, d)")
+    return matrix
 
 
 def mean_squares(X: Any) -> Tensor:
@@ -222,11 +222,10 @@ def gradient_kurtosis(X: Any, noise_kurtosis: float = 3.0, batch_size: int | Non
     Sums of independent terms: 3 + (kappa_1 - 3)/b with kappa_1 = kurtosis(eps) mean(x^4)/c^2 for draws
     of rows, 3 + (kurtosis(eps) - 3) sum x^4 / (sum x^2)^2 for the whole batch.
     """
-    X = as_matrix(X)
-    fourth = X.pow(4).mean(0) / mean_squares(X).square()
+    fourth = as_matrix(X).pow(4).mean(0).cpu() / mean_squares(X).square().cpu()
     if batch_size is None or batch_size == len(X):
-        return 3 + (noise_kurtosis - 3) * fourth.cpu() / len(X)
-    return 3 + (noise_kurtosis * fourth.cpu() - 3) / batch_size
+        return 3 + (noise_kurtosis - 3) * fourth / len(X)
+    return 3 + (noise_kurtosis * fourth - 3) / batch_size
 
 
 def finite_step_bias(
@@ -247,7 +246,7 @@ def finite_step_bias(
     beta = torch.as_tensor(coef, dtype=torch.float64).abs().to(X.device)
     on = beta > 0
     S = X.T @ X[:, on] / len(X)
-    curvature = (S.square() @ beta[on] / mean_squares(X)).cpu()
-    moments = (kurtosis - 1.5) * torch.as_tensor(penalty, dtype=torch.float64).cpu()
-    rate = step_factor(parametrisation, loss_scale) * effective_lr(lr, momentum, dampening)
+    curvature: Tensor = (S.square() @ beta[on] / mean_squares(X)).cpu()
+    moments: Tensor = (kurtosis - 1.5) * torch.as_tensor(penalty, dtype=torch.float64).cpu()
+    rate = float(step_factor(parametrisation, loss_scale) * effective_lr(lr, momentum, dampening))
     return rate * ((2.0 if antithetic else 1.0) * curvature + moments)

@@ -182,7 +182,8 @@ def _loss(run: Run) -> Tensor:
         output = run.model(run.X)
         if run.replicas is None:
             output = output.reshape(run.y.shape)
-        return run.loss_scale * (output - run.y).square().mean(-1)
+        loss: Tensor = run.loss_scale * (output - run.y).square().mean(-1)
+        return loss
 
 
 def _check(run: Run, problem: Problem, bound: Tensor) -> None:
@@ -201,9 +202,10 @@ def _check(run: Run, problem: Problem, bound: Tensor) -> None:
 
 def _record(run: Run) -> None:
     """Keep log-weights of the last half of the run: the support rule compares now with half way."""
-    if hasattr(run.model, "log_weights"):
+    log_weights = getattr(run.model, "log_weights", None)
+    if log_weights is not None:
         run.history = [kept for kept in run.history if kept[0] >= run.step // 2 and kept[0] != run.step]
-        run.history.append((run.step, run.model.log_weights.clone()))
+        run.history.append((run.step, log_weights.clone()))
 
 
 def _snapshot(run: Run, scheduled: bool) -> Snapshot:

@@ -38,14 +38,14 @@ def _step(run: Run, rows: Tensor | None) -> None:
     if ratio is not None:  # torch's step has one lr: each replica's loss bears its own
         losses = losses * torch.tensor(ratio, dtype=losses.dtype, device=losses.device)
     run.optimizer.zero_grad()
-    losses.sum().backward()  # type: ignore[no-untyped-call]
+    losses.sum().backward()
     run.optimizer.step()
 
 
 def _noisy_batch(run: Run, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """(x, noisy targets, the noise as it falls on all n labels)."""
     X, y, many = run.X, run.y, run.replicas is not None
-    whole = y.expand(run.replicas, -1) if many else y
+    whole = y if run.replicas is None else y.expand(run.replicas, -1)
     if rows is None:
         noisy = _perturb(run, whole, many)
         return X, noisy, noisy - whole
