@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lntrain import config
 from lntrain.files import read_checkpoint, write_json
 from lntrain.train import DivergenceError
+from lntrain.watch import Interruption
 
 _codes: list[int] = []  # one a job of this process
 
@@ -66,15 +67,15 @@ def _compose_and_run(cfg: DictConfig) -> None:
 
 def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool = False) -> int:
     """Run one job; its exit code. Inside a multirun a mistake is a failed job, and the others go on."""
-    from lntrain import experiments, job
+    from lntrain import figure1, job, path
 
-    tasks = {"train": job.run, "figure1": experiments.run_figure1}
+    tasks = {"train": job.run, "figure1": figure1.run, "path": path.run}
     try:
         if cfg.task not in tasks:
             raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(tasks)}")
         tasks[cfg.task](cfg, folder, resume=resume)
         return 0
-    except job.Interruption as stop:
+    except Interruption as stop:
         print(f"lntrain: {stop}", file=sys.stderr)
         if multirun:
             raise SystemExit(stop.code) from None

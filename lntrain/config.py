@@ -107,4 +107,5 @@ class Config:
     seed: int = MISSING
     checkpoint_every: float = MISSING
     figure1: Any = None
+    path: Any = None
     run_dir: str = MISSING

@@ -32,14 +32,27 @@ TAGS = {
 
 LAYOUT = {
     "Label noise meets its Lasso": {
-        "distance to the Lasso": ["Multiline", ["distance/mean", "distance/compensated", "distance/last"]],
+        "log10 distance to the Lasso": [
+            "Multiline",
+            ["log10/distance_mean", "log10/distance_compensated", "log10/distance_last"],
+        ],
         "penalty reached / predicted": ["Multiline", ["lasso/lambda_ratio", "reference/one"]],
         "l1 norm": ["Multiline", ["l1/mean", "l1/last", "reference/l1"]],
         "support size": ["Multiline", ["support/size", "reference/support"]],
         "support against the Lasso's": ["Multiline", ["support/f1", "support/precision", "support/recall"]],
-        "KKT residual": ["Multiline", ["lasso/kkt_residual"]],
+        "log10 KKT residual and suboptimality": ["Multiline", ["log10/kkt_residual", "log10/suboptimality_mean"]],
     }
 }
+# TensorBoard's axes are linear and these fall by decades
+LOG10 = ("distance_mean", "distance_last", "distance_compensated", "kkt_residual", "suboptimality_mean")
+HPARAM_METRICS = (
+    "distance_mean",
+    "distance_last",
+    "distance_compensated",
+    "lambda_ratio",
+    "support_f1",
+    "kkt_residual",
+)
 BANDS = {
     "Mean over replicas, and one standard deviation": (
         "distance/mean",
@@ -51,7 +64,11 @@ BANDS = {
 
 
 class Dashboard:
-    """Writes a run's events into `folder`; `purge_step` drops what an interrupted run wrote past its checkpoint."""
+    """Writes a run's events into `folder`.
+
+    `purge_step` drops what an interrupted run wrote past its checkpoint; `settled` is the step from which
+    the penalty's estimate is shown.
+    """
 
     def __init__(
         self,
@@ -59,10 +76,11 @@ class Dashboard:
         *,
         purge_step: int | None = None,
         replicas: bool = False,
+        settled: int = 0,
         layout: dict[str, Any] | None = None,
     ) -> None:
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
-        self.replicas = replicas
+        self.replicas, self.settled = replicas, settled
         layout = {name: dict(charts) for name, charts in LAYOUT.items()} if layout is None else layout
         for name, tags in BANDS.items() if replicas else ():
             layout[name] = {tag: ["Margin", [tag, f"{tag}_low", f"{tag}_high"]] for tag in tags}
@@ -78,9 +96,11 @@ class Dashboard:
         step = int(row["step"])
         for name, tag in TAGS.items():
             value = row.get(name, math.nan)
-            if not math.isfinite(value):
-                continue
+            if not math.isfinite(value) or (name == "lambda_ratio" and step < self.settled):
+                continue  # the first steps are all transient and would set the chart's scale
             self.writer.add_scalar(tag, value, step)
+            if name in LOG10 and value > 0:
+                self.writer.add_scalar(f"log10/{name}", math.log10(value), step)
             if self.replicas:
                 sd = row.get(f"{name}_sd", 0.0)
                 for side, bound in (("low", value - sd), ("high", value + sd)):
@@ -97,7 +117,10 @@ class Dashboard:
         """Figures, and HParams in this same run (run_name="." makes no sub-run)."""
         for name, figure in figures.items():
             self.writer.add_figure(f"figures/{name}", figure, step)
-        metrics = {f"result/{k}": v for k, v in summary.items() if isinstance(v, float) and math.isfinite(v)}
+        chosen = {name: value for name, value in summary.items() if name in HPARAM_METRICS or name.startswith("log10_")}
+        metrics = {
+            f"result/{name}": value for name, value in chosen.items() if value is not None and math.isfinite(value)
+        }
         self.writer.add_hparams(dict(hparams), metrics, run_name=".")
         self.writer.flush()
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
 from lntrain import plots
 from lntrain.dashboard import Dashboard
@@ -31,19 +27,12 @@ from lntrain.problem import Problem
 from lntrain.report import plan_text, result_text
 from lntrain.schedule import Schedule
 from lntrain.train import DivergenceError, Snapshot, train
+from lntrain.watch import Interruption, signals, watch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 SHOWN = 12  # coordinates on and off the support whose trajectories are drawn
 SUMMARY = ("alpha", "steps", "seconds", "steps_per_second", "seed", "reference_gap", "distance_mean", "distance_last",
            "distance_compensated", "suboptimality_mean", "kkt_residual", "lambda_ratio", "support_f1", "status")  # fmt: skip
-
-
-class Interruption(Exception):  # noqa: N818
-    """A signal asked the run to stop; its checkpoint is written."""
-
-    def __init__(self, signum: int, folder: Path) -> None:
-        super().__init__(f"stopped; go on with: lntrain resume={folder}")
-        self.code = 128 + signum
 
 
 @dataclass(frozen=True)
@@ -67,18 +56,18 @@ def build(cfg: DictConfig) -> Job:
             f"model.depth={cfg.model.depth} solves no Lasso (its penalty is |beta|^(2 - 2/depth)): use depth=2, or lntrain.train"
         )
     problem: Problem = instantiate(cfg.problem, _convert_="all")
-    dynamics = _dynamics(cfg)
+    dynamics = dynamics_of(cfg)
     automatic = cfg.optimizer.lr == "auto"
     plan = make_plan(
         problem, dynamics,
-        lr=_number(cfg, "optimizer.lr"), std=cfg.noise.std, alpha=cfg.penalty.alpha, alpha_ratio=cfg.penalty.alpha_ratio,
-        steps=_number(cfg, "steps", whole=True), accuracy=cfg.accuracy,
+        lr=number(cfg, "optimizer.lr"), std=cfg.noise.std, alpha=cfg.penalty.alpha, alpha_ratio=cfg.penalty.alpha_ratio,
+        steps=number(cfg, "steps", whole=True), accuracy=cfg.accuracy,
     )  # fmt: skip
     cfg.optimizer.lr, cfg.steps, cfg.noise.std = plan.lr, plan.steps, plan.std
     cfg.penalty.alpha = cfg.penalty.alpha_ratio = None  # std now says it
     dtype = DTYPES[cfg.model.dtype]
     model = instantiate(cfg.model, _partial_=True, _convert_="all")(in_features=problem.d, dtype=dtype)
-    noise = _noise(cfg)
+    noise = noise_of(cfg, plan.std)
     optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
         model.parameters(), noise=noise, seed=cfg.seed
     )
@@ -96,7 +85,7 @@ def build(cfg: DictConfig) -> Job:
     return Job(problem.to(dtype), model, optimizer, plan, lr_schedule, plan_text(problem, model, plan, wishes))
 
 
-def _number(cfg: DictConfig, key: str, whole: bool = False) -> Any:
+def number(cfg: DictConfig, key: str, whole: bool = False) -> Any:
     """A number, or None for "auto"."""
     value = OmegaConf.select(cfg, key)
     if value == "auto":
@@ -106,7 +95,7 @@ def _number(cfg: DictConfig, key: str, whole: bool = False) -> Any:
     return int(value) if whole else float(value)
 
 
-def _dynamics(cfg: DictConfig) -> Dynamics:
+def dynamics_of(cfg: DictConfig) -> Dynamics:
     scale = cfg.model.init if isinstance(cfg.model.init, (int, float)) else 0.1
     if not scale or not math.isfinite(scale):
         raise ValueError(
@@ -121,32 +110,11 @@ def _dynamics(cfg: DictConfig) -> Dynamics:
     )  # fmt: skip
 
 
-def _noise(cfg: DictConfig) -> Noise:
-    options = {key: value for key, value in cfg.noise.items() if key != "antithetic"}
-    options["schedule"] = options["schedule"] or None
-    noise: Noise = instantiate(options, _convert_="all")
+def noise_of(cfg: DictConfig, std: Any) -> Noise:
+    """The configured noise with this std (or one a replica)."""
+    options = {"schedule": cfg.noise.schedule or None}
+    noise: Noise = instantiate({"_target_": cfg.noise._target_, **options}, _partial_=True, _convert_="all")(std=std)
     return Antithetic(noise) if cfg.noise.antithetic else noise  # type: ignore[arg-type]
-
-
-@contextmanager
-def signals() -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM only asks: the loop stops at its next heartbeat; a second one acts at once."""
-    asked: list[int] = []
-
-    def ask(signum: int, _: FrameType | None) -> None:
-        asked.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: a launcher's worker
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -174,6 +142,9 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
             folder / "summary.json",
             {**dict.fromkeys(SUMMARY), "seed": cfg.seed, "status": "diverged", "reason": str(error)},
         )
+        raise
+    except Interruption:
+        write_json(folder / "summary.json", {**dict.fromkeys(SUMMARY), "seed": cfg.seed, "status": "interrupted"})
         raise
     finally:
         dashboard.close()
@@ -233,7 +204,7 @@ def _train(
     state: dict[str, Any] | None,
 ) -> Snapshot:
     """Consume the generator: metrics at scheduled snapshots, a checkpoint now and then, a stop when asked."""
-    reference, began, saved = job.plan.reference, time.monotonic(), time.monotonic()
+    reference, began = job.plan.reference, time.monotonic()
     lines = {"one": 1.0}
     if reference is not None:
         lines |= {"l1": float(reference.coef.abs().sum()), "support": float(reference.support.sum())}
@@ -248,31 +219,18 @@ def _train(
         write_checkpoint(folder, {"config": text, "state": snapshot.state_dict(), "history": history.state(elapsed)})
 
     done: Snapshot | None = None
-    with (
-        tqdm(
-            total=cfg.steps, initial=history.step, unit=" steps", unit_scale=True, disable=None, dynamic_ncols=True
-        ) as bar,
-        (folder / "metrics.jsonl").open("a") as metrics,
-    ):
+    with (folder / "metrics.jsonl").open("a") as metrics:
         try:
-            for snapshot in snapshots:
+            for snapshot in watch(
+                snapshots, steps=cfg.steps, start=history.step, every=cfg.checkpoint_every, save=save, asked=asked, folder=folder
+            ):  # fmt: skip
                 done = snapshot
-                bar.update(snapshot.step - bar.n)
                 if snapshot.scheduled and snapshot.step > history.step:
                     row = evaluate(job.problem, snapshot, reference, job.plan.penalty)
                     history.add(snapshot, row)
                     metrics.write(json.dumps({k: v if math.isfinite(v) else None for k, v in row.items()}) + "\n")
                     mean = snapshot.mean_coef
                     dashboard.row(row, mean.mean(0) if mean is not None and mean.ndim == 2 else mean, lines)
-                if asked or time.monotonic() - saved > cfg.checkpoint_every:
-                    metrics.flush()
-                    save(snapshot)
-                    saved = time.monotonic()
-                if asked and snapshot.step < cfg.steps:
-                    write_json(
-                        folder / "summary.json", {**dict.fromkeys(SUMMARY), "seed": cfg.seed, "status": "interrupted"}
-                    )
-                    raise Interruption(asked[0], folder)
         except DivergenceError:
             if done is not None:
                 save(done)

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+PALETTE = ("#2563a8", "#e07a1f", "#3a8f5c", "#b5408a", "#7a5cc4", "#1aa0a8", "#c4413b", "#8a6d1f", "#4f7fd0", "#f0a860", "#75b58e", "#d98cbd")  # fmt: skip
 INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#2563a8", "#e07a1f", "#3a8f5c", "#a9b0b7"
 
 
@@ -151,6 +152,29 @@ def figure1(steps: Any, curves: Mapping[str, Mapping[str, Any]], *, title: str =
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(title)
+    return figure
+
+
+def path(alphas: Any, mean: Any, dense: Any, curve: Any, *, title: str = "", shown: int = 12) -> Figure:
+    """The time averages, a dot each penalty, on the lines of the Lasso's path.
+
+    Args:
+        alphas: (P,). mean: (P, d). dense: (Q,) penalties of the lines. curve: (Q, d).
+    """
+    alphas, mean, dense, curve = (np.asarray(v) for v in (alphas, mean, dense, curve))
+    order = np.argsort(-np.abs(curve).max(0), kind="stable")
+    figure, (ax,) = _figure(7.2, 4.6)
+    for rank, j in enumerate(order):
+        if not np.abs(curve[:, j]).max() and np.abs(mean[:, j]).max() < 1e-3:
+            continue
+        colour = PALETTE[rank] if rank < min(shown, len(PALETTE)) else GREY
+        ax.plot(dense, curve[:, j], color=colour, linewidth=1.2)
+        ax.plot(alphas, mean[:, j], "o", color=colour, markersize=3.4, markeredgewidth=0)
+    ax.plot([], [], color=INK, linewidth=1.2, label="scikit-learn's lasso_path")
+    ax.plot([], [], "o", color=INK, markersize=3.4, label="training with label noise, time average")
+    ax.set(xscale="log", xlabel=r"penalty $\alpha$ ($\lambda_j = \alpha\, c_j$)", ylabel=r"$\beta_j$", title=title)
+    ax.invert_xaxis()
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
 
 

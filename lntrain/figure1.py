@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
 from lntrain import plots
 from lntrain.dashboard import Dashboard
 from lntrain.files import read_checkpoint, write_arrays, write_checkpoint, write_json
-from lntrain.job import DTYPES, Interruption, signals
+from lntrain.job import DTYPES
 from lntrain.noise import GaussianNoise
 from lntrain.optim import LabelNoiseSGD
 from lntrain.problem import Problem
 from lntrain.train import Snapshot, train
+from lntrain.watch import signals, watch
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _snapshots(cfg: DictConfig, problem: Problem, curve: Curve, state: dict[str,
     )  # fmt: skip
 
 
-def run_figure1(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
     """Run every curve, a checkpoint now and then; draw one figure a noise level; returns the summary."""
     if cfg.steps == "auto" or cfg.optimizer.lr == "auto" or cfg.model.dtype not in DTYPES or not cfg.model.replicas:
         raise ValueError(
@@ -100,17 +100,12 @@ def run_figure1(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[
             row = rows.setdefault(curve.name, {"step": [], "error": [], "on": [], "off": [], "done": False})
             if row["done"]:
                 continue
-            saved = time.monotonic()
-            with tqdm(total=cfg.steps, desc=curve.name, unit=" steps", unit_scale=True, disable=None) as progress:
-                for snapshot in _snapshots(cfg, problem, curve, state):
-                    progress.update(snapshot.step - progress.n)
-                    if snapshot.scheduled and snapshot.step > (row["step"] or [0])[-1]:
-                        _add(row, snapshot, problem)
-                    if asked or time.monotonic() - saved > cfg.checkpoint_every:
-                        save(snapshot)
-                        saved = time.monotonic()
-                    if asked:
-                        raise Interruption(asked[0], folder)
+            for snapshot in watch(
+                _snapshots(cfg, problem, curve, state), steps=cfg.steps, start=(row["step"] or [0])[-1],
+                every=cfg.checkpoint_every, save=save, asked=asked, folder=folder, label=curve.name,
+            ):  # fmt: skip
+                if snapshot.scheduled and snapshot.step > (row["step"] or [0])[-1]:
+                    _add(row, snapshot, problem)
             row["done"], state = True, None
     return _finish(cfg, folder, rows, curves, earlier + time.monotonic() - began, snapshot)
 
