@@ -19,8 +19,8 @@ from lntrain.diagnostics import distance
 from lntrain.files import read_checkpoint, write_arrays, write_checkpoint, write_json
 from lntrain.job import DTYPES, dynamics_of, noise_of, number
 from lntrain.lasso import LassoSolution
-from lntrain.penalty import alpha_max, mean_squares, noise_for_penalty
-from lntrain.plan import Dynamics, choose_lr, steps_needed
+from lntrain.penalty import alpha_max, mean_squares
+from lntrain.plan import Dynamics, choose_lr, expected_errors, steps_needed
 from lntrain.problem import Problem
 from lntrain.train import Snapshot, train
 from lntrain.watch import signals, watch
@@ -33,17 +33,10 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
         raise ValueError(f"model.dtype={cfg.model.dtype!r}: choose one of {', '.join(DTYPES)}")
     problem: Problem = instantiate(cfg.problem, _convert_="all")
     dynamics, alphas = dynamics_of(cfg), _grid(cfg, problem)
-    rates, references = _plan(cfg, problem, dynamics, alphas)
-    stds = [
-        noise_for_penalty(problem.X, float(alpha), lr=rate, **dynamics.penalty_options())
-        for alpha, rate in zip(alphas, rates, strict=True)
-    ]
+    chosen = [_choose(cfg, problem, dynamics, float(alpha)) for alpha in alphas]
+    rates, stds, references, needed = (list(column) for column in zip(*chosen, strict=True))
     if (steps := number(cfg, "steps", whole=True)) is None:
-        needs = (
-            steps_needed(problem, dynamics, lasso, lr=rate, accuracy=cfg.accuracy)
-            for rate, lasso in zip(rates, references, strict=True)
-        )
-        steps = math.ceil(max(max(need["noise"], need["start"]) for need in needs) / 1000) * 1000
+        steps = math.ceil(max(needed) / 1000) * 1000
     cfg = cfg.copy()
     cfg.steps = steps
     print(
@@ -86,13 +79,15 @@ def _grid(cfg: DictConfig, problem: Problem) -> NDArray[np.float64]:
     return alpha_max(problem.X, problem.y) * np.geomspace(high, low, points)
 
 
-def _plan(
-    cfg: DictConfig, problem: Problem, dynamics: Dynamics, alphas: NDArray[np.float64]
-) -> tuple[list[float], list[LassoSolution]]:
-    """An lr a penalty (each within 2 % finite-step bias) and the certified Lassos."""
-    wished = number(cfg, "optimizer.lr")
-    chosen = [choose_lr(problem, dynamics, std=None, alpha=float(alpha), lr=wished) for alpha in alphas]
-    return [rate for rate, _, _ in chosen], [lasso for _, _, lasso in chosen]
+def _choose(
+    cfg: DictConfig, problem: Problem, dynamics: Dynamics, alpha: float
+) -> tuple[float, float, LassoSolution, float]:
+    """(lr, std, certified Lasso, steps) for one penalty: bias, noise and start each within cfg.accuracy."""
+    wished, accuracy = number(cfg, "optimizer.lr"), cfg.accuracy
+    rate, std, lasso = choose_lr(problem, dynamics, std=None, alpha=alpha, lr=wished, accuracy=accuracy)
+    errors = expected_errors(problem, dynamics, lasso, lr=rate, std=std)
+    needed = steps_needed(problem, dynamics, lasso, errors, lr=rate, accuracy=accuracy)
+    return rate, std, lasso, max(needed["noise"], needed["start"])
 
 
 def lasso_path(problem: Problem, alphas: NDArray[np.float64], *, positive: bool = False) -> NDArray[np.float64]:

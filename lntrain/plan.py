@@ -50,14 +50,19 @@ class Dynamics:
         names = ("parametrisation", "loss_scale", "batch_size", "sampling", "momentum", "dampening", "nesterov")
         return {name: getattr(self, name) for name in (*names, "weight_decay", "antithetic")}
 
-    def bias(self, problem: Problem, lasso: LassoSolution, lr: float) -> float:
-        """Largest finite-step bias of lambda on the Lasso's support (everywhere, where that is empty)."""
-        values = finite_step_bias(
+    def rate(self, lr: float) -> float:
+        """a * lr, with momentum's factor: log w^2 moves by 2 a lr (lambda -/+ g) a step."""
+        return float(
+            step_factor(self.parametrisation, self.loss_scale) * effective_lr(lr, self.momentum, self.dampening)
+        )
+
+    def bias(self, problem: Problem, lasso: LassoSolution, lr: float) -> Tensor:
+        """Finite-step bias of lambda, (d,)."""
+        return finite_step_bias(
             problem.X, lasso.coef, lasso.penalty, lr=lr, parametrisation=self.parametrisation, loss_scale=self.loss_scale,
             momentum=self.momentum, dampening=self.dampening, antithetic=self.antithetic,
             kurtosis=gradient_kurtosis(problem.X, self.noise_kurtosis, self.batch_size),
         )  # fmt: skip
-        return float((values[lasso.support] if bool(lasso.support.any()) else values).max())
 
     def stable(self, problem: Problem, lasso: LassoSolution) -> float:
         """The largest stable step at the Lasso's solution."""
@@ -86,12 +91,60 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
-def choose_lr(
-    problem: Problem, dynamics: Dynamics, *, std: float | None, alpha: float | None, lr: float | None
-) -> tuple[float, float, LassoSolution]:
-    """(lr, std, Lasso): lr as given, or the largest with bias <= 2 % and half the stable step.
+@dataclass(frozen=True)
+class Errors:
+    """What keeps the mean of K steps from the Lasso, relative to its norm: noise / sqrt(K) at random, start / K, bias."""
 
-    A wished alpha fixes the Lasso and std follows from lr; a given std makes alpha follow lr.
+    noise: float
+    start: Tensor
+    bias: Tensor
+    largest_bias: float
+
+    def distance(self, steps: int) -> float:
+        """The rms distance to expect after so many steps."""
+        return math.hypot(self.noise / math.sqrt(steps), float((self.start / steps + self.bias).norm()))
+
+
+def expected_errors(problem: Problem, dynamics: Dynamics, lasso: LassoSolution, *, lr: float, std: float) -> Errors:
+    """Errors on the Lasso's support (theory.md sections 3 and 4), S and beta restricted to it.
+
+    noise^2 = tr(S^-1) (std^2 + mean square residual, in batches) / b; 0 for antithetic pairs;
+    start = S^-1 (log(|beta| / init^2) sign / (2 a lr)); bias = S^-1 (relative bias * lambda sign).
+    """
+    X, y = problem.X.double().cpu(), problem.y.double().cpu()
+    on, size = lasso.support, float(lasso.coef.norm())
+    relative = dynamics.bias(problem, lasso, lr)
+    if not bool(on.any()):
+        nothing = torch.zeros(1, dtype=torch.float64)
+        return Errors(0.0, nothing, nothing, float(relative.max()))
+    inverse = torch.linalg.pinv(X[:, on].T @ X[:, on] / len(y))
+    b = dynamics.batch_size or len(y)
+    power = 0.0 if dynamics.antithetic else std**2
+    if b < len(y) and dynamics.sampling != "haochen":
+        power += float((y - X @ lasso.coef).square().mean())
+    way = (lasso.coef[on].abs() / dynamics.init**2).log() / (2 * dynamics.rate(lr))
+    sign = torch.sign(lasso.coef[on])
+    return Errors(
+        noise=math.sqrt(float(inverse.diagonal().sum()) * power / b) / size,
+        start=inverse @ (way * sign) / size,
+        bias=inverse @ (relative[on] * lasso.penalty[on] * sign) / size,
+        largest_bias=float(relative[on].max()),
+    )
+
+
+def choose_lr(
+    problem: Problem,
+    dynamics: Dynamics,
+    *,
+    std: float | None,
+    alpha: float | None,
+    lr: float | None,
+    accuracy: float = math.inf,
+) -> tuple[float, float, LassoSolution]:
+    """(lr, std, Lasso): lr as given, or the largest whose bias is at most 2 % and half the stable step.
+
+    Its bias of the coefficients stays within `accuracy` too. A wished alpha fixes the Lasso and std follows
+    from lr; a given std makes alpha follow lr.
     """
     options = dynamics.penalty_options()
     automatic, rate = lr is None, 0.01 if lr is None else lr
@@ -102,7 +155,9 @@ def choose_lr(
         lasso = weighted_lasso(problem.X, problem.y, penalty, positive=positive)
         if not automatic:
             break
-        bound = min(rate * BIAS / dynamics.bias(problem, lasso, rate), dynamics.stable(problem, lasso) / 2)
+        errors = expected_errors(problem, dynamics, lasso, lr=rate, std=float(level))  # type: ignore[arg-type]
+        share = max(errors.largest_bias / BIAS, float(errors.bias.norm()) / accuracy)
+        bound = min(rate / share, dynamics.stable(problem, lasso) / 2)
         if 0.9 * bound <= rate <= bound:
             break
         rate = 0.99 * bound if alpha is not None else math.sqrt(rate * 0.95 * bound)
@@ -110,27 +165,18 @@ def choose_lr(
 
 
 def steps_needed(
-    problem: Problem, dynamics: Dynamics, lasso: LassoSolution, *, lr: float, accuracy: float
+    problem: Problem, dynamics: Dynamics, lasso: LassoSolution, errors: Errors, *, lr: float, accuracy: float
 ) -> dict[str, float]:
     """Steps for each thing that takes time (theory.md sections 3 to 5).
 
-    "noise": rms distance of the mean `accuracy`: E|dbeta|^2 = (s^2 / (b K)) tr (S_on)^-1;
-    "start": the way of log w^2 from the initial weights adds less than 2 % to lambda;
+    "noise" and "start": each within `accuracy` of the Lasso, and the start within 2 % of lambda;
     "support": log w^2 of every off coordinate beyond a near tie falls by 8 over half the run.
     """
-    rate = step_factor(dynamics.parametrisation, dynamics.loss_scale) * effective_lr(
-        lr, dynamics.momentum, dynamics.dampening
-    )
-    X, y = problem.X.double().cpu(), problem.y.double().cpu()
-    on, penalty = lasso.support, lasso.penalty
-    needed = {"noise": 0.0, "start": 0.0, "support": 0.0}
+    rate, on, penalty = dynamics.rate(lr), lasso.support, lasso.penalty
+    needed = {"noise": (errors.noise / accuracy) ** 2, "start": float(errors.start.norm()) / accuracy, "support": 0.0}
     if bool(on.any()):
-        S = X[:, on].T @ X[:, on] / len(y)
-        alpha = float((penalty / mean_squares(X)).mean())
-        spread = float(torch.linalg.pinv(S).diagonal().sum()) * 2 * alpha / rate
-        needed["noise"] = spread / (float(lasso.coef.norm()) * accuracy) ** 2
         way = (lasso.coef[on].abs() / dynamics.init**2).log().abs()
-        needed["start"] = float((way / penalty[on]).mean()) / (2 * rate * INIT_SHARE)
+        needed["start"] = max(needed["start"], float((way / penalty[on]).mean()) / (2 * rate * INIT_SHARE))
     margin = margins(problem, lasso)
     if len(margin):
         far = margin[margin > MARGIN]
@@ -188,15 +234,16 @@ def make_plan(
         alpha = (DEFAULT_RATIO if alpha_ratio is None else alpha_ratio) * largest
     if alpha == 0:
         raise ValueError("the target is orthogonal to every column of X: its Lasso is zero, there is nothing to train")
-    rate, level, lasso = choose_lr(problem, dynamics, std=std, alpha=alpha, lr=lr)
-    needed = steps_needed(problem, dynamics, lasso, lr=rate, accuracy=accuracy)
+    rate, level, lasso = choose_lr(problem, dynamics, std=std, alpha=alpha, lr=lr, accuracy=accuracy)
+    errors = expected_errors(problem, dynamics, lasso, lr=rate, std=level)
+    needed = steps_needed(problem, dynamics, lasso, errors, lr=rate, accuracy=accuracy)
     planned = max(1000, _round_up(max(needed.values())))
     K = planned if steps is None else steps
     alpha = float((lasso.penalty / mean_squares(problem.X).cpu()).mean())
     plan = Plan(
         lr=rate, std=level, penalty=lasso.penalty, reference=lasso, alpha=alpha, alpha_ratio=alpha / largest,
-        stable_lr=dynamics.stable(problem, lasso), bias=dynamics.bias(problem, lasso, rate), steps=K, planned_steps=planned,
-        expected_distance=accuracy * math.sqrt(needed["noise"] / K), near_ties=int((margins(problem, lasso) < MARGIN).sum()),
+        stable_lr=dynamics.stable(problem, lasso), bias=errors.largest_bias, steps=K, planned_steps=planned,
+        expected_distance=errors.distance(K), near_ties=int((margins(problem, lasso) < MARGIN).sum()),
     )  # fmt: skip
     plan.notes.extend(_notes(plan, needed, accuracy))
     return plan

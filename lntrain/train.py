@@ -195,8 +195,10 @@ def _check(run: Run, problem: Problem, bound: Tensor) -> None:
     remedy = "take a smaller lr"
     if isinstance(run.model, DiagonalLinear) and run.model.depth == 2:
         coef = problem.coef if problem.coef is not None else torch.linalg.pinv(problem.X.double()) @ problem.y.double()
-        stable = stable_lr(problem.X, coef, parametrisation=run.model.parametrisation, loss_scale=run.loss_scale)
-        remedy = f"a stable lr for this problem is below {stable / 2:.2g}, or less with small batches and strong noise"
+        stable = stable_lr(
+            problem.X, coef, parametrisation=run.model.parametrisation, loss_scale=run.loss_scale, batch_size=run.batch_size
+        )  # fmt: skip
+        remedy = f"a stable lr for this problem is below {stable / 2:.2g}, or less with strong noise"
     raise DivergenceError(f"diverged by step {run.step} with lr={lr:g}: the loss is {float(loss.max()):.3g}; {remedy}")
 
 

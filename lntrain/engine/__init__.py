@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lntrain.engine import loop
+from lntrain.engine import cpu, loop
 from lntrain.engine.state import Run
 
 ENGINES = ("auto", "torch", "fused")
@@ -14,4 +14,7 @@ def choose(engine: str, run: Run) -> Callable[[Run, int], None]:
     """The engine's `advance(run, stop)`."""
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown: choose one of {', '.join(ENGINES)}")
-    return loop.advance
+    reason = None if engine == "torch" else cpu.applies(run)
+    if engine == "fused" and reason is not None:
+        raise ValueError(f'engine="fused" cannot run this: {reason}; take engine="torch" or "auto"')
+    return loop.advance if engine == "torch" or reason is not None else cpu.advance

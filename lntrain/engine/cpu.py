@@ -1,0 +1,194 @@
+"""The fused engine: many steps of label-noise (S)GD on a DiagonalLinear in one compiled call.
+
+Its slow twin is engine/loop.py: same numbers drawn, same trajectory up to rounding.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lntrain.engine import kernels
+from lntrain.engine.simd import VECTOR_BYTES
+from lntrain.engine.state import BLOCK, Run
+from lntrain.model import DiagonalLinear
+from lntrain.noise import Antithetic, GaussianNoise, NoNoise, RademacherNoise
+from lntrain.optim import LabelNoiseSGD, noise_std
+from lntrain.stream import SAMPLINGS, stream_key
+
+# |beta| at which decaying weights stop: far below what any result reads, well above denormals, which are slow
+FLOOR = {torch.float64: 1e-300, torch.float32: 1e-36}
+SEGMENT = 1024 * BLOCK  # steps a compiled call makes: bounds the memory of schedules and the wait for Ctrl-C
+COPY_BYTES = 2_000_000  # X up to this size is copied into aligned rows at each call; beyond it, read where it is
+
+_PARAMETRISATIONS = {"difference": kernels.DIFFERENCE, "square": kernels.SQUARE, "hadamard": kernels.HADAMARD}
+_NOISES = {NoNoise: kernels.NONE, GaussianNoise: kernels.GAUSSIAN, RademacherNoise: kernels.RADEMACHER}
+
+
+def applies(run: Run) -> str | None:
+    """None where this engine can run `run`, else why not."""
+    model, optimizer = run.model, run.optimizer
+    if type(model) is not DiagonalLinear:
+        return f"the model is a {type(model).__name__}, not a DiagonalLinear"
+    if run.X.device.type != "cpu" or run.X.layout != torch.strided:
+        return f"X is {run.X.layout} on {run.X.device}, not dense on the CPU"
+    if run.X.dtype not in FLOOR:
+        return f"the dtype is {run.X.dtype}, not float32 or float64"
+    if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
+        return f"the optimizer is {type(optimizer).__name__}, not LabelNoiseSGD or torch.optim.SGD"
+    held = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+    if len(held) != 1 or sorted(held[0]) != sorted(id(w) for w in model.weights):
+        return "the optimizer must hold the model's weights, all in one group"
+    if not all(w.requires_grad for w in model.weights):
+        return "a weight is frozen (requires_grad=False)"
+    group = optimizer.param_groups[0]
+    for option in ("maximize", "differentiable"):
+        if group[option]:
+            return f"{option}=True is not supported"
+    if group.get("noise_draw"):
+        return "perturb() was called since the optimizer's last step"
+    noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
+    if type(noise) not in _NOISES:
+        return f"the noise is {type(noise).__name__}, not GaussianNoise, RademacherNoise, Antithetic or NoNoise"
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, model._forward_hooks)
+    if any(hooks) or model._forward_pre_hooks or any(w._backward_hooks for w in model.weights):
+        return "hooks are registered, which a fused step would pass by"
+    return None
+
+
+def advance(run: Run, stop: int) -> None:
+    """Train `run` up to step `stop`, in place."""
+    if run.step >= stop:
+        return
+    X = _rows(run.X)
+    with ThreadPoolExecutor(min(run.replicas or 1, torch.get_num_threads())) as pool:
+        while run.step < stop:
+            _segment(run, X, min(stop, (run.step // SEGMENT + 1) * SEGMENT), pool)
+
+
+def _segment(run: Run, X: NDArray[Any], stop: int, pool: ThreadPoolExecutor) -> None:
+    """Steps run.step..stop-1 of every replica; only then is anything written back."""
+    group, count, dtype = run.optimizer.param_groups[0], stop - run.step, X.dtype
+    states, first = _load(run)
+    if run.lr_schedule is None:
+        rates = np.full(count, float(group["lr"]), dtype)
+    else:
+        rates = (run.base_lr[0] * _factors(run.lr_schedule, run.step, count)).astype(dtype)
+    factors = _factors(run.noise.factor, run.noise_step, count)  # type: ignore[union-attr]
+    stds, ratios = (np.broadcast_to(v, len(states)) for v in (noise_std(run.optimizer), group.get("lr_ratio", 1.0)))
+    y = np.ascontiguousarray(run.y.detach().numpy())
+
+    def replica(r: int) -> None:
+        key, std = np.uint64(stream_key(*run.keys()[r])), (stds[r] * factors).astype(dtype)
+        rule = _rule(run, float(ratios[r]))
+        kernels.run_steps(X, y, rule, states[r], key, run.step, run.noise_step, rates, std, first)
+
+    if len(states) == 1:
+        replica(0)
+    else:
+        list(pool.map(replica, range(len(states))))
+    _store(run, states)
+    run.step = stop
+    if run.lr_schedule is not None:
+        run.set_lr(float(run.lr_schedule(stop - 1)))
+    if "noise_step" in group:
+        group["noise_step"] += count
+
+
+def _rule(run: Run, ratio: float) -> kernels.Rule:
+    model, group, n = run.model, run.optimizer.param_groups[0], len(run.y)
+    assert isinstance(model, DiagonalLinear)
+    real = np.float64 if run.X.dtype == torch.float64 else np.float32
+    noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
+    rows = n if run.sampling in ("full", "haochen") else run.batch_size
+    return kernels.Rule(
+        parametrisation=_PARAMETRISATIONS[model.parametrisation],
+        depth=model.depth,
+        noise=_NOISES[type(noise)],
+        paired=run.noise.period == 2,
+        sampling=SAMPLINGS.index(run.sampling),
+        batch_size=run.batch_size,
+        scale=real(2 * run.loss_scale / rows * ratio),
+        spread=real(n / run.batch_size),
+        momentum=real(group["momentum"]),
+        damping=real(1 - group["dampening"]),
+        nesterov=bool(group["nesterov"]),
+        decay=real(group["weight_decay"]),
+        floor=real(FLOOR[run.X.dtype] ** (1 / model.depth)),
+    )
+
+
+def _factors(schedule: Any, start: int, count: int) -> NDArray[np.float64]:
+    """The schedule at steps start..start+count-1, in whole blocks: vectorised functions round by position."""
+    first, last = start // BLOCK * BLOCK, -(-(start + count) // BLOCK) * BLOCK
+    values = np.broadcast_to(np.asarray(schedule(np.arange(first, last)), np.float64), last - first)
+    return values[start - first :][:count]
+
+
+def _load(run: Run) -> tuple[list[kernels.State], bool]:
+    """A State for each replica, and whether its momentum buffers are still to come."""
+    weights = run.model.weights
+    assert isinstance(weights, tuple)
+    buffers = [run.optimizer.state.get(w, {}).get("momentum_buffer") for w in weights]
+    first = buffers[0] is None
+    kept = [torch.zeros_like(w) if first else buffer for w, buffer in zip(weights, buffers, strict=True)]
+    dtype, d = run.X.dtype, run.X.shape[1]
+    many = (run.replicas or 1, len(weights))
+
+    def stack(tensors: Any) -> NDArray[Any]:
+        return _padded(torch.stack([t.detach() for t in tensors], -2).reshape(*many, d).numpy())
+
+    sums = {name: total.reshape(many[0], -1) for name, total in run.sums.items()}
+    columns = (
+        stack(weights),
+        stack(kept),
+        _padded(sums["coef_block"].to(dtype).numpy()),
+        _padded(sums["coef_total"].numpy()),
+        sums["noise_block"].to(dtype).numpy().copy(),
+        sums["noise_total"].numpy().copy(),
+        _padded(np.zeros((many[0], 2 + many[1], d), sums["coef_block"].to(dtype).numpy().dtype)),
+    )
+    return [kernels.State(*(column[r] for column in columns)) for r in range(many[0])], first
+
+
+def _store(run: Run, states: list[kernels.State]) -> None:
+    """The replicas' states back into the model, the optimiser and the sums."""
+    weights, d = run.model.weights, run.X.shape[1]
+    assert isinstance(weights, tuple)
+    momentum = run.optimizer.param_groups[0]["momentum"] != 0
+    with torch.no_grad():
+        for m, w in enumerate(weights):
+            w.copy_(_gather([state.weights[m, :d] for state in states], w))
+            if momentum:
+                buffer = run.optimizer.state[w].setdefault("momentum_buffer", torch.empty_like(w))
+                buffer.copy_(_gather([state.buffers[m, :d] for state in states], w))
+        for name, total in run.sums.items():
+            width = total.shape[-1]
+            total.copy_(_gather([getattr(state, name)[:width] for state in states], total))
+
+
+def _gather(rows: list[NDArray[Any]], like: Tensor) -> Tensor:
+    return torch.from_numpy(np.stack(rows)).reshape(like.shape)
+
+
+def _rows(X: Tensor) -> NDArray[Any]:
+    """X with rows that begin on cache lines where a copy is cheap, else X itself."""
+    array = np.ascontiguousarray(X.detach().numpy())
+    return _padded(array) if array.nbytes <= COPY_BYTES else array
+
+
+def _padded(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy whose last axis is filled up with zeros to whole vectors, aligned to them."""
+    lanes = VECTOR_BYTES // 4  # of float32, so that sums in float64 have the same length
+    width = -(-array.shape[-1] // lanes) * lanes
+    shape = (*array.shape[:-1], width)
+    memory = np.zeros(int(np.prod(shape)) * array.itemsize + VECTOR_BYTES, np.uint8)
+    start = -memory.ctypes.data % VECTOR_BYTES
+    out = memory[start : start + memory.size - VECTOR_BYTES].view(array.dtype).reshape(shape)
+    out[..., : array.shape[-1]] = array
+    return out

@@ -1,0 +1,148 @@
+"""Passes over rows of X in explicit vectors, for the kernels that are bound by them.
+
+Left to itself LLVM takes half the vector width of this family of machines and checks eight
+rows against one another for overlap at each step: half the speed at (40, 100).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+VECTOR_BYTES = 64  # one cache line; LLVM splits it where registers are narrower
+INT = ir.IntType(64)
+
+
+@intrinsic
+def widest(typing_context):  # type: ignore[no-untyped-def]
+    """Let LLVM use the widest registers in the loops of the calling function."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own list lacks it
+        return context.get_dummy_value()
+
+    return types.none(), codegen
+
+
+def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
+def _totals(builder: Any, vectors: list[Any]) -> Any:
+    """One vector with the sum of each of the vectors (a power of two of them), by halving them together."""
+    lanes = span = vectors[0].type.count
+    while span > 1:
+        half = span // 2
+        low = [start + i for start in range(0, lanes, span) for i in range(half)]
+        high = [lane + half for lane in low]
+        if len(vectors) > 1:
+            low, high = low + [lanes + lane for lane in low], high + [lanes + lane for lane in high]
+        pairs = zip(vectors[::2], vectors[1::2], strict=True) if len(vectors) > 1 else [(vectors[0], vectors[0])]
+        vectors = [builder.fadd(_shuffle(builder, a, b, low), _shuffle(builder, a, b, high)) for a, b in pairs]
+        lanes, span = vectors[0].type.count, half
+    return vectors[0]
+
+
+class _Emitter:
+    """Loads, stores and products of vectors at offsets of arrays."""
+
+    def __init__(self, builder: Any, element: Any, width: Any) -> None:
+        self.builder, self.width = builder, width
+        self.size = 4 if isinstance(element, ir.FloatType) else 8
+        self.lanes = VECTOR_BYTES // self.size
+        self.element, self.vector = element, ir.VectorType(element, self.lanes)
+
+    def at(self, base: Any, offset: Any, kind: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(base, [offset]), kind.as_pointer())
+
+    def load(self, base: Any, offset: Any, kind: Any = None) -> Any:
+        return self.builder.load(self.at(base, offset, kind or self.vector), align=self.size)
+
+    def store(self, value: Any, base: Any, offset: Any) -> None:
+        self.builder.store(value, self.at(base, offset, value.type), align=self.size)
+
+    def load_masked(self, base: Any, offset: Any, mask: Any) -> Any:
+        """The lanes of the mask, 0 in the others."""
+        pointer = self.at(base, offset, self.vector)
+        signature = ir.FunctionType(self.vector, [pointer.type, ir.IntType(32), mask.type, self.vector])
+        name = f"llvm.masked.load.v{self.lanes}f{8 * self.size}.p0"
+        load = cgutils.get_or_insert_function(self.builder.module, signature, name)
+        return self.builder.call(load, [pointer, ir.IntType(32)(self.size), mask, ir.Constant(self.vector, None)])
+
+    def splat(self, scalar: Any, lanes: int) -> Any:
+        empty = ir.Constant(ir.VectorType(self.element, lanes), ir.Undefined)
+        return _shuffle(self.builder, self.builder.insert_element(empty, scalar, INT(0)), empty, [0] * lanes)
+
+    def fma(self, total: Any, a: Any, b: Any) -> Any:
+        return self.builder.fadd(total, self.builder.fmul(a, b, flags=("contract",)), flags=("contract",))
+
+    def each_vector(self, body: Any) -> None:
+        """body(offset, load of X) over the columns; the last ones through a mask, for X has no padding."""
+        whole = self.builder.and_(self.width, INT(-self.lanes))
+        with cgutils.for_range_slice(self.builder, INT(0), whole, INT(self.lanes), INT) as (j, _):
+            body(j, self.load)
+        with self.builder.if_then(self.builder.icmp_signed("<", whole, self.width)):
+            lane = ir.Constant(ir.VectorType(INT, self.lanes), list(range(self.lanes)))
+            left = self.builder.sub(self.width, whole)
+            empty = ir.Constant(lane.type, ir.Undefined)
+            bound = _shuffle(self.builder, self.builder.insert_element(empty, left, INT(0)), empty, [0] * self.lanes)
+            mask = self.builder.icmp_signed("<", lane, bound)
+            body(whole, lambda base, offset: self.load_masked(base, offset, mask))
+
+
+def _sweep(rows: int, *, dot: bool, add: bool) -> Any:
+    """An intrinsic that passes once over the columns of `rows` rows at a time.
+
+    With `dot`: residual[i+r] = scale (X[index[i+r]] . beta - target[i+r]), for the rows r from i on.
+    With `add`: grad += sum_r residual[k+r] X[index[k+r]]. With both, in one pass.
+    """
+
+    @intrinsic
+    def sweep(typing_context, X, index, i, k, beta, target, scale, residual, grad):  # type: ignore[no-untyped-def]
+        signature = types.none(X, index, types.intp, types.intp, beta, target, scale, residual, grad)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            arrays = {n: context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 4, 5, 7, 8)}
+            x, indices, beta, target, residual, grad = (arrays[n].data for n in (0, 1, 4, 5, 7, 8))
+            width = builder.extract_value(arrays[0].shape, 1)
+            e = _Emitter(builder, args[6].type, width)
+
+            def offsets(first: Any) -> list[Any]:
+                places = [builder.add(first, INT(r)) for r in range(rows)]
+                return [builder.mul(builder.load(builder.gep(indices, [place])), width) for place in places]
+
+            new, old = offsets(args[2]) if dot else [], offsets(args[3]) if add else []
+            zero = ir.Constant(e.vector, None)
+            sums = [cgutils.alloca_once_value(builder, zero) for _ in new]
+            for total in sums:
+                builder.store(zero, total)
+            factors = [e.splat(builder.load(builder.gep(residual, [builder.add(args[3], INT(r))])), e.lanes) for r in range(len(old))]
+
+            def body(j: Any, load: Any) -> None:
+                if dot:
+                    b = e.load(beta, j)
+                    for total, row in zip(sums, new, strict=True):
+                        builder.store(e.fma(builder.load(total), load(x, builder.add(row, j)), b), total)
+                if add:
+                    halves = [e.load(grad, j), zero]  # two chains of additions are faster than one
+                    for r, (factor, row) in enumerate(zip(factors, old, strict=True)):
+                        halves[r % 2] = e.fma(halves[r % 2], factor, load(x, builder.add(row, j)))
+                    e.store(builder.fadd(*halves) if rows > 1 else halves[0], grad, j)
+
+            e.each_vector(body)
+            if dot:
+                dots = _totals(builder, [builder.load(total) for total in sums])
+                error = builder.fsub(dots, e.load(target, args[2], dots.type))
+                e.store(builder.fmul(error, e.splat(args[6], rows)), residual, args[2])
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return sweep
+
+
+dot_8, add_8, dot_add_8 = _sweep(8, dot=True, add=False), _sweep(8, dot=False, add=True), _sweep(8, dot=True, add=True)
+dot_1, add_1, dot_add_1 = _sweep(1, dot=True, add=False), _sweep(1, dot=False, add=True), _sweep(1, dot=True, add=True)
