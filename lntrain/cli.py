@@ -34,11 +34,7 @@ class Mistake(ValueError):  # noqa: N818
 
 
 class Sweep(Callback):
-    """Checks a multirun before it starts, and counts its failures from what the jobs wrote."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        if any(override.lstrip("+").startswith("run_dir=") for override in config.hydra.overrides.task):
-            raise Mistake("run_dir is one folder and a multirun needs one a job: use hydra.sweep.dir=FOLDER instead")
+    """Counts a multirun's failures from what its jobs wrote, whichever process they ran in."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         for path in Path(config.hydra.sweep.dir).glob("*/summary.json"):
@@ -81,18 +77,22 @@ def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool 
             raise SystemExit(stop.code) from None
         return stop.code
     except DivergenceError as error:
-        return _failed(folder, "diverged", str(error), 1)
+        return _failed(folder, "diverged", str(error), 1, cfg.seed)
     except (ValueError, OmegaConfBaseException, HydraException) as error:
-        return _failed(folder if multirun else None, "failed", _one_line(error), 1 if multirun else 2)
+        return _failed(folder if multirun else None, "failed", _one_line(error), 1 if multirun else 2, cfg.seed)
     except Exception as error:
         traceback.print_exc()
-        return _failed(folder, "failed", _one_line(error), 1)
+        return _failed(folder, "failed", _one_line(error), 1, cfg.seed)
 
 
-def _failed(folder: Path | None, status: str, reason: str, code: int) -> int:
+def _failed(folder: Path | None, status: str, reason: str, code: int, seed: int) -> int:
+    from lntrain.job import SUMMARY
+
     print(f"lntrain: {reason}", file=sys.stderr)
     if folder is not None:
-        write_json(folder / "summary.json", {"status": status, "reason": reason})
+        write_json(
+            folder / "summary.json", {**dict.fromkeys(SUMMARY), "seed": seed, "status": status, "reason": reason}
+        )
     return code
 
 
@@ -120,12 +120,23 @@ def _resume(arguments: list[str]) -> int:
     cfg = OmegaConf.create(checkpoint["config"])
     assert isinstance(cfg, DictConfig)
     if "steps" in options:
+        if cfg.task != "train":
+            raise Mistake(
+                f"steps={options['steps']}: a run of experiment={cfg.task} keeps its steps; give resume=FOLDER alone"
+            )
         if not options["steps"].isdigit() or int(options["steps"]) < checkpoint["state"]["step"]:
             raise Mistake(
                 f"steps={options['steps']} must be a whole number, at least the {checkpoint['state']['step']} done"
             )
         cfg.steps = int(options["steps"])
     return _run(cfg, folder, resume=True)
+
+
+def _check_multirun(arguments: list[str]) -> None:
+    """Here, not in a callback: Hydra turns what a callback raises into a warning."""
+    multirun = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments)
+    if multirun and any(argument.startswith("run_dir=") for argument in arguments):
+        raise Mistake("run_dir is one folder and a multirun needs one a job: use hydra.sweep.dir=FOLDER instead")
 
 
 def main() -> None:
@@ -138,6 +149,7 @@ def main() -> None:
     try:
         if any(argument.startswith("resume=") for argument in arguments):
             sys.exit(_resume(arguments))
+        _check_multirun(arguments)
         _compose_and_run()
     except KeyboardInterrupt:
         print("lntrain: interrupted before the first step", file=sys.stderr)

@@ -91,9 +91,10 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
                 flush=True,
             )
 
-    def save(snapshot: Snapshot) -> None:
+    def save(snapshot: Snapshot | None) -> None:
         history = {"rows": rows, "seconds": earlier + time.monotonic() - began}
-        write_checkpoint(folder, {"config": OmegaConf.to_yaml(cfg), "state": snapshot.state_dict(), "history": history})
+        current = None if snapshot is None else snapshot.state_dict()
+        write_checkpoint(folder, {"config": OmegaConf.to_yaml(cfg), "state": current, "history": history})
 
     with signals() as asked:
         for curve in curves:
@@ -107,7 +108,8 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
                 if snapshot.scheduled and snapshot.step > (row["step"] or [0])[-1]:
                     _add(row, snapshot, problem)
             row["done"], state = True, None
-    return _finish(cfg, folder, rows, curves, earlier + time.monotonic() - began, snapshot)
+            save(None)
+    return _finish(cfg, folder, rows, curves, earlier + time.monotonic() - began)
 
 
 def _add(row: dict[str, Any], snapshot: Snapshot, problem: Problem) -> None:
@@ -122,9 +124,7 @@ def _add(row: dict[str, Any], snapshot: Snapshot, problem: Problem) -> None:
     row["off"].append(coef[:, off].tolist())
 
 
-def _finish(
-    cfg: DictConfig, folder: Path, rows: dict[str, Any], curves: list[Curve], seconds: float, snapshot: Snapshot
-) -> dict[str, Any]:  # fmt: skip
+def _finish(cfg: DictConfig, folder: Path, rows: dict[str, Any], curves: list[Curve], seconds: float) -> dict[str, Any]:
     arrays = {c.name: {key: np.array(rows[c.name][key]).T for key in ("error", "on", "off")} for c in curves}
     steps = rows["GD"]["step"]
     summary: dict[str, Any] = {
@@ -146,8 +146,6 @@ def _finish(
         plots.save(figure, folder / "figures" / name)
     flat = {f"{name}/{key}": values for name, panel in arrays.items() for key, values in panel.items()}
     write_arrays(folder / "result.npz", {"steps": np.array(steps), **flat})
-    history = {"rows": rows, "seconds": seconds}
-    write_checkpoint(folder, {"config": OmegaConf.to_yaml(cfg), "state": snapshot.state_dict(), "history": history})
     write_json(folder / "summary.json", summary)
     dashboard = Dashboard(folder, layout={"Figure 1": {"squared error": ["Multiline", ["figure1_error/.*"]]}})
     for name, panel in arrays.items():

@@ -65,6 +65,6 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
             raise ValueError("keys are missing")
     except (RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"resume={folder}: checkpoint.pt is no checkpoint of lntrain ({str(error).splitlines()[0]})"
+            f"resume={folder}: checkpoint.pt is no checkpoint of lntrain ({type(error).__name__})"
         ) from None
     return checkpoint

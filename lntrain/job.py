@@ -137,12 +137,6 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
                 cfg, job, folder, history, dashboard, asked, None if checkpoint is None else checkpoint["state"]
             )
         summary = _finish(cfg, job, folder, history, dashboard, snapshot, history.seconds + time.monotonic() - began)
-    except DivergenceError as error:
-        write_json(
-            folder / "summary.json",
-            {**dict.fromkeys(SUMMARY), "seed": cfg.seed, "status": "diverged", "reason": str(error)},
-        )
-        raise
     except Interruption:
         write_json(folder / "summary.json", {**dict.fromkeys(SUMMARY), "seed": cfg.seed, "status": "interrupted"})
         raise

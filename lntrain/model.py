@@ -94,7 +94,10 @@ class DiagonalLinear(nn.Module):
     @staticmethod
     def _initial(init: Init, shape: tuple[int, ...], parametrisation: str) -> tuple[Tensor, Tensor]:
         value = init(shape) if callable(init) and not isinstance(init, Tensor) else init
-        alpha = torch.as_tensor(value, dtype=torch.float64)
+        try:
+            alpha = torch.as_tensor(value, dtype=torch.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"init={value!r} is neither a number, a tensor nor a callable") from None
         if alpha.ndim == 1 and len(shape) == 2 and len(alpha) == shape[0] != shape[1]:
             alpha = alpha[:, None]  # one scale a replica
         try:

@@ -20,6 +20,14 @@ def _distributed_rank() -> int:
     return 0
 
 
+def _count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """The draw counter moves only if labels were perturbed since the last step (a hook: torch wraps `step` per class)."""
+    for group in optimizer.param_groups:
+        if group["noise_draw"]:
+            group["noise_step"] += 1
+            group["noise_draw"] = 0
+
+
 class LabelNoiseSGD(torch.optim.SGD):
     """SGD on freshly perturbed labels: w <- w - lr * grad loss(net(x), y + std * eps).
 
@@ -88,9 +96,12 @@ class LabelNoiseSGD(torch.optim.SGD):
             maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
         )  # fmt: skip
         self.defaults.update(self._noise_defaults)
-        self._fill_noise_keys()
+        self._complete()
 
-    def _fill_noise_keys(self) -> None:
+    def _complete(self) -> None:
+        """The noise keys a plain SGD's state lacks, and the step counter's hook, which no copy or pickle keeps."""
+        if _count_step not in self._optimizer_step_post_hooks.values():
+            self.register_step_post_hook(_count_step)
         for group in self.param_groups:
             for key, value in self._noise_defaults.items():
                 group.setdefault(key, value)
@@ -101,7 +112,7 @@ class LabelNoiseSGD(torch.optim.SGD):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._fill_noise_keys()  # a plain SGD's state has none of them
+        self._complete()
 
     def keys(self, replicas: int | None = None) -> tuple[tuple[int, int], ...]:
         """(seed, stream) of each replica: stream rank * R + r of one seed, or stream `rank` of a seed each."""
@@ -129,16 +140,6 @@ class LabelNoiseSGD(torch.optim.SGD):
         for each in self.param_groups:
             each["noise_draw"] += 1
         return noisy
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """One step of SGD; the draw counter moves only if labels were perturbed since the last one."""
-        loss = super().step(closure)
-        for group in self.param_groups:
-            if group["noise_draw"]:
-                group["noise_step"] += 1
-                group["noise_draw"] = 0
-        return loss
 
     def wrap(self, criterion: Criterion) -> Criterion:
         """The same criterion on perturbed targets; the clean one where no gradient is taken."""

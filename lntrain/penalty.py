@@ -201,7 +201,7 @@ def stable_lr(
     weights is 2a D S D there); batches of b add (max_i |D x_i|^2 - max eig) / b, a bound on the
     mean-square growth.
 
-    >>> stable_lr(torch.ones(4, 1), [2.0])
+    >>> round(stable_lr(torch.ones(4, 1), [2.0]), 9)
     0.25
     """
     X = as_matrix(X)

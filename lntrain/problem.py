@@ -153,8 +153,8 @@ def sparse_regression(
     on = rng.choice(d, k, replace=False)
     coef[on] = 1.0 if signs == "positive" else rng.choice([-1.0, 1.0], k)
     if column_scales is not None:
-        low, high = column_scales
-        if not 0 < low <= high:
+        low, high = (*column_scales, 0.0, 0.0)[:2]
+        if len(column_scales) != 2 or not 0 < low <= high:
             raise ValueError(f"column_scales={column_scales} must be (low, high) with 0 < low <= high")
         X = X * rng.permutation(np.linspace(low, high, d))
     y = X @ coef + noise * rng.standard_normal(n)

@@ -21,8 +21,8 @@ from lntrain.noise import Antithetic, GaussianNoise, NoNoise, RademacherNoise
 from lntrain.optim import LabelNoiseSGD, noise_std
 from lntrain.stream import SAMPLINGS, stream_key
 
-# |beta| at which decaying weights stop: far below what any result reads, well above denormals, which are slow
-FLOOR = {torch.float64: 1e-300, torch.float32: 1e-36}
+# w^L at which decaying weights stop: far below what results read; an ulp of it is no denormal, which is slow
+FLOOR = {torch.float64: 1e-290, torch.float32: 1e-30}
 SEGMENT = 1024 * BLOCK  # steps a compiled call makes: bounds the memory of schedules and the wait for Ctrl-C
 COPY_BYTES = 2_000_000  # X up to this size is copied into aligned rows at each call; beyond it, read where it is
 

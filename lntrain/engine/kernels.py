@@ -66,95 +66,81 @@ def _power(w, depth):  # type: ignore[no-untyped-def]
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
 def _begin(rule, w, beta, total, grad):  # type: ignore[no-untyped-def]
     """beta of the weights, added to its sum; grad starts at 0."""
-    u, v = w[0], w[w.shape[0] - 1]
     if rule.parametrisation == HADAMARD:
-        for j in range(beta.shape[0]):
-            beta[j] = u[j] * v[j]
+        simd.begin_hadamard(w, beta, total, grad)
     elif rule.parametrisation == SQUARE:
-        for j in range(beta.shape[0]):
-            beta[j] = u[j] * u[j]
+        simd.begin_square(w, beta, total, grad)
     elif rule.depth == 2:
-        for j in range(beta.shape[0]):
-            beta[j] = u[j] * u[j] - v[j] * v[j]
+        simd.begin_difference(w, beta, total, grad)
     else:
         for j in range(beta.shape[0]):
-            beta[j] = _power(u[j], rule.depth) - _power(v[j], rule.depth)
-    for j in range(beta.shape[0]):
-        total[j] += beta[j]
-        grad[j] = 0
+            beta[j] = _power(w[0, j], rule.depth) - _power(w[1, j], rule.depth)
+            total[j] += beta[j]
+            grad[j] = 0
 
 
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
-def _gradient(X, index, beta, target, scale, residual, grad):  # type: ignore[no-untyped-def]
-    """grad = scale X_B^T (X_B beta - target), in one pass over the rows of the batch."""
-    count, eight = index.shape[0], 64 * X.shape[1] * X.itemsize
-    blocked = 0 if 2 * eight > 8 * L2_BYTES else count // 8 * 8  # rows too long for eight of them to stay
-    if X.size * X.itemsize > L2_BYTES and blocked:
-        simd.dot_8(X, index, 0, 0, beta, target, scale, residual, grad)
-        for i in range(8, blocked, 8):
+def _gradient(X, index, first, count, beta, target, scale, residual, grad):  # type: ignore[no-untyped-def]
+    """grad += scale X_B^T (X_B beta - target), rows index[first:first+count], in one pass over them."""
+    row, last = X.shape[1] * X.itemsize, first + count
+    blocked = first if 16 * row > L2_BYTES else first + count // 8 * 8  # rows too long go one by one
+    if X.size * X.itemsize > L2_BYTES and blocked > first:
+        simd.dot_8(X, index, first, 0, beta, target, scale, residual, grad)
+        for i in range(first + 8, blocked, 8):
             simd.dot_add_8(X, index, i, i - 8, beta, target, scale, residual, grad)
         simd.add_8(X, index, 0, blocked - 8, beta, target, scale, residual, grad)
     else:
-        for i in range(0, blocked, 8):
+        for i in range(first, blocked, 8):
             simd.dot_8(X, index, i, 0, beta, target, scale, residual, grad)
             simd.add_8(X, index, 0, i, beta, target, scale, residual, grad)
-    if blocked < count:
+    if blocked < last:
         simd.dot_1(X, index, blocked, 0, beta, target, scale, residual, grad)
-        for i in range(blocked + 1, count):
+        for i in range(blocked + 1, last):
             simd.dot_add_1(X, index, i, i - 1, beta, target, scale, residual, grad)
-        simd.add_1(X, index, 0, count - 1, beta, target, scale, residual, grad)
+        simd.add_1(X, index, 0, last - 1, beta, target, scale, residual, grad)
 
 
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
-def _descend(rule, w, grad):  # type: ignore[no-untyped-def]
+def _descend(rule, w, beta, total, grad):  # type: ignore[no-untyped-def]
     """Plain steps of the quadratic parametrisations; grad bears the learning rate."""
-    u, v = w[0], w[w.shape[0] - 1]
     if rule.parametrisation == HADAMARD:
-        for j in range(grad.shape[0]):
-            before = u[j]
-            u[j] = before - grad[j] * v[j]
-            v[j] = v[j] - grad[j] * before
+        simd.descend_hadamard(w, beta, total, grad)
     elif rule.parametrisation == SQUARE:
-        for j in range(grad.shape[0]):
-            u[j] = u[j] - 2 * grad[j] * u[j]
+        simd.descend_square(w, beta, total, grad)
     else:
-        for j in range(grad.shape[0]):
-            u[j] = u[j] - 2 * grad[j] * u[j]
-            v[j] = v[j] + 2 * grad[j] * v[j]
+        simd.descend_difference(w, beta, total, grad)
 
 
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
 def _by_weight(rule, w, grad, slopes):  # type: ignore[no-untyped-def]
     """slopes (m, d): the gradient in each weight, from `grad` in beta."""
-    u, v = w[0], w[w.shape[0] - 1]
     if rule.parametrisation == HADAMARD:
         for j in range(grad.shape[0]):
-            slopes[0, j] = grad[j] * v[j]
-            slopes[1, j] = grad[j] * u[j]
+            slopes[0, j] = grad[j] * w[1, j]
+            slopes[1, j] = grad[j] * w[0, j]
         return
     for j in range(grad.shape[0]):
-        slopes[0, j] = rule.depth * grad[j] * _power(u[j], rule.depth - 1)
+        slopes[0, j] = rule.depth * grad[j] * _power(w[0, j], rule.depth - 1)
     if rule.parametrisation == DIFFERENCE:
         for j in range(grad.shape[0]):
-            slopes[1, j] = -rule.depth * grad[j] * _power(v[j], rule.depth - 1)
+            slopes[1, j] = -rule.depth * grad[j] * _power(w[1, j], rule.depth - 1)
 
 
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
 def _sgd(rule, w, slopes, buffers, rate, first):  # type: ignore[no-untyped-def]
     """torch.optim.SGD's step; the first momentum buffer is the gradient itself."""
     for m in range(w.shape[0]):
-        p, g, buffer = w[m], slopes[m], buffers[m]
         if rule.momentum == 0:
-            for j in range(p.shape[0]):
-                p[j] -= rate * (g[j] + rule.decay * p[j])
+            for j in range(w.shape[1]):
+                w[m, j] -= rate * (slopes[m, j] + rule.decay * w[m, j])
             continue
         keep, take = rule.momentum, rule.damping
         if first:
             keep, take = 0 * keep, 0 * take + 1
-        for j in range(p.shape[0]):
-            d = g[j] + rule.decay * p[j]
-            buffer[j] = keep * buffer[j] + take * d
-            p[j] -= rate * (d + rule.momentum * buffer[j] if rule.nesterov else buffer[j])
+        for j in range(w.shape[1]):
+            d = slopes[m, j] + rule.decay * w[m, j]
+            buffers[m, j] = keep * buffers[m, j] + take * d
+            w[m, j] -= rate * (d + rule.momentum * buffers[m, j] if rule.nesterov else buffers[m, j])
 
 
 @nb.njit(forceinline=True, error_model="numpy")
@@ -171,23 +157,24 @@ def _draw(rule, unit, first, key):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
-def _label(rule, y, eps, std, rows, target, total):  # type: ignore[no-untyped-def]
-    """One step's noisy targets, and its noise added to the sum over all labels."""
+def _label(rule, y, unit, draw, std, rows, first, width, target, total):  # type: ignore[no-untyped-def]
+    """One step's noisy targets from unit[draw:] and rows[first:], and its noise added to the sum over all labels."""
     if rule.sampling == FULL:
-        for i in range(eps.shape[0]):
-            noise = std * target.dtype.type(eps[i])
+        for i in range(width):
+            noise = std * target.dtype.type(unit[draw + i])
             total[i] += noise
             target[i] = y[i] + noise
         return
     if rule.sampling == HAOCHEN:
-        target[:] = y
-    for i in range(eps.shape[0]):
-        noise = std * target.dtype.type(eps[i])
-        total[rows[i]] += rule.spread * noise
+        for i in range(y.shape[0]):
+            target[i] = y[i]
+    for i in range(width):
+        row, noise = rows[first + i], std * target.dtype.type(unit[draw + i])
+        total[row] += rule.spread * noise
         if rule.sampling == HAOCHEN:
-            target[rows[i]] += rule.spread * noise
+            target[row] += rule.spread * noise
         else:
-            target[i] = y[rows[i]] + noise
+            target[first + i] = y[row] + noise
 
 
 @nb.njit(forceinline=True, error_model="numpy")
@@ -206,41 +193,44 @@ def _close_block(rule, state):  # type: ignore[no-untyped-def]
 
 # no fastmath here or in _draw: numba hands it down to what they call, and the stream's numbers would change
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def run_steps(X, y, rule, state, key, step, drawn, rates, stds, first):  # type: ignore[no-untyped-def]
+def run_steps(X, y, rule, state, key, step, drawn, rates, stds, new):  # type: ignore[no-untyped-def]
     """len(rates) steps from `step` on; `drawn` counts the optimiser's, by which noise and rows are drawn.
 
-    rates, stds: lr and std of each step. first: no momentum buffer exists yet.
+    rates, stds: lr and std of each step. new: no momentum buffer exists yet.
     """
-    simd.widest()
-    w, width = state.weights, rule.batch_size
+    simd.widest()  # type: ignore[call-arg]
+    w, n, width = state.weights, X.shape[0], rule.batch_size
     plain = rule.momentum == 0 and rule.decay == 0 and rule.depth == 2
+    whole = rule.sampling == FULL or rule.sampling == HAOCHEN
     beta, grad, slopes = state.room[0], state.room[1], state.room[2:]
-    whole = rule.sampling in (FULL, HAOCHEN)
-    residual, target = np.empty(X.shape[0] if whole else width, w.dtype), np.empty(X.shape[0] if whole else width, w.dtype)
     size = max(8, min(BLOCK, STRETCH // width // 8 * 8))  # pairs of steps times the four of a Philox block
-    unit, rows, every = np.zeros((size, width), np.float32), np.empty((size, width), np.int64), 2 if rule.paired else 1
-    all_rows = np.arange(X.shape[0])
-    done, left = 0, 0
+    every = 2 if rule.paired else 1
+    unit, rows = np.zeros((size // every, width), np.float32), np.empty((size, width), np.int64)
+    flat_unit, flat_rows = unit.reshape(-1), rows.reshape(-1)  # views made at each step would cost more than the step
+    index = np.arange(n) if whole else flat_rows
+    target, residual = np.empty(index.shape[0], w.dtype), np.empty(index.shape[0], w.dtype)
+    start, done, left = 0, 0, 0
     while done < rates.shape[0]:
         if left == 0:
             start = (drawn + done) // 8 * 8
-            _draw(rule, unit[: size // every], start // every, key)
+            _draw(rule, unit, start // every, key)
             if rule.sampling != FULL:
-                fill_rows(rows, start, every, X.shape[0], 1 if rule.sampling == HAOCHEN else rule.sampling, key)
+                fill_rows(rows, start, every, n, 1 if rule.sampling == HAOCHEN else rule.sampling, key)
             left = start + size - drawn - done
         count = min(left, BLOCK - (step + done) % BLOCK, rates.shape[0] - done)
         for k in range(done, done + count):
             t = drawn + k - start
-            sign = 1 - 2 * (t % 2) if rule.paired else 1
-            _label(rule, y, unit[t // every], sign * stds[k], rows[t], target, state.noise_block)
+            std = -stds[k] if rule.paired and t % 2 == 1 else stds[k]
+            first, rate = t * width, rates[k]
+            _label(rule, y, flat_unit, t // every * width, std, flat_rows, first, width, target, state.noise_block)
             _begin(rule, w, beta, state.coef_block, grad)
-            scale = rule.scale * rates[k] if plain else rule.scale
-            _gradient(X, all_rows if whole else rows[t], beta, target, scale, residual, grad)
+            scale = rule.scale * rate if plain else rule.scale
+            _gradient(X, index, 0 if whole else first, n if whole else width, beta, target, scale, residual, grad)
             if plain:
-                _descend(rule, w, grad)
+                _descend(rule, w, beta, state.coef_block, grad)
             else:
                 _by_weight(rule, w, grad, slopes)
-                _sgd(rule, w, slopes, state.buffers, rates[k], first and k == 0)
+                _sgd(rule, w, slopes, state.buffers, rate, new and k == 0)
         done, left = done + count, left - count
         if (step + done) % BLOCK == 0:
             _close_block(rule, state)

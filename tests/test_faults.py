@@ -1,0 +1,96 @@
+"""faults: a real process, interrupted or killed at random moments, resumes bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+STEPS = 12_000  # some seconds of the torch engine
+COMMAND = [sys.executable, "-c", "from lntrain.cli import main; main()"]
+RUN = [
+    "problem.n=12", "problem.d=8", "problem.k=2", "model.replicas=null", "optimizer.lr=0.002", "penalty.alpha_ratio=0.2",
+    f"steps={STEPS}", "engine=torch", "batch_size=4", "checkpoint_every=0.05",
+]  # fmt: skip
+PATIENCE = 120  # seconds until a process that does not answer fails the test
+
+
+def _start(folder, *arguments):
+    return subprocess.Popen(
+        [*COMMAND, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _wait_for(path, process):
+    """Until the first checkpoint is there (or the process is gone)."""
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _arrays(folder):
+    with np.load(folder / "result.npz") as result:
+        return {name: result[name].tobytes() for name in result.files}
+
+
+def _steps(folder):
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    process = _start(folder, *RUN, "run_dir=run")
+    _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (0, "")
+    return folder / "run"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_stops_with_its_code_and_a_checkpoint_and_resume_finishes(number, code, tmp_path, whole):
+    process = _start(tmp_path, *RUN, "run_dir=run")
+    _wait_for(tmp_path / "run" / "checkpoint.pt", process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, err
+    assert err.strip() == f"lntrain: stopped; go on with: lntrain resume={tmp_path / 'run'}"
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+    assert 0 < torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state"]["step"] < STEPS
+    again = _start(tmp_path, "resume=run")
+    _, err = again.communicate(timeout=PATIENCE)
+    assert (again.returncode, err) == (0, "")
+    assert _arrays(tmp_path / "run") == _arrays(whole)
+    assert _steps(tmp_path / "run") == _steps(whole)
+
+
+def test_killed_at_five_random_moments_and_resumed_it_ends_bit_equal(tmp_path, whole):
+    rng, folder, kills = random.Random(0), tmp_path / "run", 0
+    process = _start(tmp_path, *RUN, "run_dir=run")
+    _wait_for(folder / "checkpoint.pt", process)
+    for _ in range(5):
+        before = (folder / "checkpoint.pt").stat().st_mtime_ns
+        deadline = time.monotonic() + PATIENCE
+        while (folder / "checkpoint.pt").stat().st_mtime_ns == before and process.poll() is None:
+            assert time.monotonic() < deadline  # this life must have got somewhere before it ends
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.15))
+        process.kill()
+        process.communicate(timeout=PATIENCE)
+        kills += process.returncode == -signal.SIGKILL
+        torch.load(folder / "checkpoint.pt", weights_only=True)  # never half a file
+        process = _start(tmp_path, "resume=run")
+    _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (0, "")
+    assert kills == 5  # or the run was over before it was killed, and this shows less
+    assert _arrays(folder) == _arrays(whole)
+    assert _steps(folder) == _steps(whole)
+    assert json.loads((folder / "summary.json").read_text())["status"] == "done"
