@@ -142,7 +142,11 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
         raise
     finally:
         dashboard.close()
-    print(f"\n{result_text(summary, job.plan.reference)}\n\nwrote     {folder}", flush=True)
+    print(f"\n{result_text(summary, job.plan.reference)}")
+    print(
+        f"\nran       {summary['steps_per_second']:.3g} steps a second, all told ({snapshot.engine} engine)\nwrote     {folder}",
+        flush=True,
+    )
     return summary
 
 
@@ -245,7 +249,7 @@ def _finish(
         "alpha": plan.alpha, "alpha_ratio": plan.alpha_ratio, "lr": plan.lr, "std": plan.std, "steps": snapshot.step,
         "seconds": seconds, "steps_per_second": snapshot.step / seconds, "seed": cfg.seed, "replicas": cfg.model.replicas,
         "reference_gap": None if plan.reference is None else plan.reference.gap, "bias": plan.bias, "near_ties": plan.near_ties,
-        "expected_distance": plan.expected_distance, "antithetic": cfg.noise.antithetic, "problem": problem.name, "status": "done",
+        "expected_distance": plan.expected_distance, "antithetic": cfg.noise.antithetic, "problem": problem.name, "engine": snapshot.engine, "status": "done",
     }  # fmt: skip
     arrays = {
         "mean_coef": snapshot.mean_coef,

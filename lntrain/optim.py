@@ -20,7 +20,7 @@ def _distributed_rank() -> int:
     return 0
 
 
-def _count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """The draw counter moves only if labels were perturbed since the last step (a hook: torch wraps `step` per class)."""
     for group in optimizer.param_groups:
         if group["noise_draw"]:
@@ -100,8 +100,8 @@ class LabelNoiseSGD(torch.optim.SGD):
 
     def _complete(self) -> None:
         """The noise keys a plain SGD's state lacks, and the step counter's hook, which no copy or pickle keeps."""
-        if _count_step not in self._optimizer_step_post_hooks.values():
-            self.register_step_post_hook(_count_step)
+        if count_step not in self._optimizer_step_post_hooks.values():
+            self.register_step_post_hook(count_step)
         for group in self.param_groups:
             for key, value in self._noise_defaults.items():
                 group.setdefault(key, value)

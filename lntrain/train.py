@@ -37,7 +37,7 @@ class Snapshot:
     coef, mean_coef (d,) or (R, d); mean_noise (n,) or (R, n), the mean realised label noise
     (times n/b for batches); log_weights (m, d) or (R, m, d), log w^2 now, and
     earlier_log_weights at earlier_step, about half way; loss () or (R,) on the clean labels;
-    lr and std at this step; scheduled: False for a heartbeat.
+    lr and std at this step; scheduled: False for a heartbeat; engine: "fused" or "torch".
     """
 
     step: int
@@ -51,6 +51,7 @@ class Snapshot:
     lr: float
     std: Any
     scheduled: bool
+    engine: str
     _state: dict[str, Any] = field(repr=False)
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def train(
     scheduled = _schedule(int(steps), snapshots)
     if state is not None:
         _restore(run, state)
-    return _advance(run, problem, int(steps), scheduled, choose(engine, run))
+    return _advance(run, problem, int(steps), scheduled, *choose(engine, run))
 
 
 def _begin(
@@ -149,7 +150,7 @@ def _schedule(steps: int, snapshots: str | Iterable[int]) -> set[int]:
 
 
 def _advance(
-    run: Run, problem: Problem, steps: int, scheduled: set[int], advance: Callable[[Run, int], None]
+    run: Run, problem: Problem, steps: int, scheduled: set[int], engine: str, advance: Callable[[Run, int], None]
 ) -> Iterator[Snapshot]:
     stops = sorted(s for s in scheduled | {s // 2 for s in scheduled} | {steps} if s > run.step)
     start_loss, std = _loss(run), torch.as_tensor(noise_std(run.optimizer))
@@ -158,7 +159,7 @@ def _advance(
     if not run.history:
         _record(run)
     if not stops:
-        yield _snapshot(run, scheduled=True)
+        yield _snapshot(run, engine, scheduled=True)
     for stop in stops:
         while run.step < stop:
             began = time.monotonic()
@@ -167,12 +168,12 @@ def _advance(
             now = time.monotonic()
             chunk = max(16, min(2 * chunk, int(chunk * HEARTBEAT / 2 / max(now - began, 1e-6))))
             if now - beat > pause and run.step < stop:
-                yield _snapshot(run, scheduled=False)
+                yield _snapshot(run, engine, scheduled=False)
                 beat = time.monotonic()
                 pause = max(HEARTBEAT, 20 * (beat - now))  # a heartbeat of a large model must not slow it
         _record(run)
         if stop in scheduled:
-            yield _snapshot(run, scheduled=True)
+            yield _snapshot(run, engine, scheduled=True)
             beat = time.monotonic()
 
 
@@ -210,7 +211,7 @@ def _record(run: Run) -> None:
         run.history.append((run.step, log_weights.clone()))
 
 
-def _snapshot(run: Run, scheduled: bool) -> Snapshot:
+def _snapshot(run: Run, engine: str, *, scheduled: bool) -> Snapshot:
     coef = None if run.coef is None else run.coef.clone()
     earlier_step, earlier = 0, None
     if run.history:
@@ -231,6 +232,7 @@ def _snapshot(run: Run, scheduled: bool) -> Snapshot:
         lr=float(run.optimizer.param_groups[0]["lr"]),
         std=std.tolist(),
         scheduled=scheduled,
+        engine=engine,
         _state=_state(run),
     )
 

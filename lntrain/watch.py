@@ -60,8 +60,10 @@ def watch(
         Interruption: a stop was asked and the last snapshot is saved.
     """
     saved = time.monotonic()
-    with tqdm(total=steps, initial=start, desc=label, unit=" steps", unit_scale=True, disable=None) as bar:
+    with tqdm(total=steps, initial=start, unit=" steps", unit_scale=True, disable=None) as bar:
+        bar.set_description("starting (the engine compiles at its first use)")
         for snapshot in snapshots:
+            bar.set_description(label)
             bar.update(snapshot.step - bar.n)
             yield snapshot
             if asked or time.monotonic() - saved > every:

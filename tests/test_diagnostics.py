@@ -25,7 +25,7 @@ def _snapshot(mean=BETA, coef=BETA, noise=None, fall=(0.0, 0.0, -20.0, 0.0), **c
     values = {
         "step": 100, "coef": coef, "mean_coef": mean, "mean_noise": torch.zeros(4, dtype=F64) if noise is None else noise,
         "log_weights": now, "earlier_log_weights": earlier, "earlier_step": 50, "loss": torch.tensor(0.25, dtype=F64),
-        "lr": 0.1, "std": 1.0, "scheduled": True, "_state": {},
+        "lr": 0.1, "std": 1.0, "scheduled": True, "engine": "torch", "_state": {},
     }  # fmt: skip
     return Snapshot(**{**values, **changes})
 

@@ -10,11 +10,13 @@ from lntrain.engine.state import Run
 ENGINES = ("auto", "torch", "fused")
 
 
-def choose(engine: str, run: Run) -> Callable[[Run, int], None]:
-    """The engine's `advance(run, stop)`."""
+def choose(engine: str, run: Run) -> tuple[str, Callable[[Run, int], None]]:
+    """The engine's name and its `advance(run, stop)`; "auto" takes the fused one where it applies."""
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown: choose one of {', '.join(ENGINES)}")
     reason = None if engine == "torch" else cpu.applies(run)
     if engine == "fused" and reason is not None:
         raise ValueError(f'engine="fused" cannot run this: {reason}; take engine="torch" or "auto"')
-    return loop.advance if engine == "torch" or reason is not None else cpu.advance
+    if engine == "torch" or reason is not None:
+        return "torch", loop.advance
+    return "fused", cpu.advance

@@ -18,7 +18,7 @@ from lntrain.engine.simd import VECTOR_BYTES
 from lntrain.engine.state import BLOCK, Run
 from lntrain.model import DiagonalLinear
 from lntrain.noise import Antithetic, GaussianNoise, NoNoise, RademacherNoise
-from lntrain.optim import LabelNoiseSGD, noise_std
+from lntrain.optim import LabelNoiseSGD, count_step, noise_std
 from lntrain.stream import SAMPLINGS, stream_key
 
 # w^L at which decaying weights stop: far below what results read; an ulp of it is no denormal, which is slow
@@ -55,8 +55,8 @@ def applies(run: Run) -> str | None:
     noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
     if type(noise) not in _NOISES:
         return f"the noise is {type(noise).__name__}, not GaussianNoise, RademacherNoise, Antithetic or NoNoise"
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks, model._forward_hooks)
-    if any(hooks) or model._forward_pre_hooks or any(w._backward_hooks for w in model.weights):
+    after = [hook for hook in optimizer._optimizer_step_post_hooks.values() if hook is not count_step]
+    if after or optimizer._optimizer_step_pre_hooks or model._forward_hooks or model._forward_pre_hooks or any(w._backward_hooks for w in model.weights):
         return "hooks are registered, which a fused step would pass by"
     return None
 

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lntrain.model import DiagonalLinear
 from lntrain.noise import Noise
 from lntrain.optim import LabelNoiseSGD, noise_of
 from lntrain.schedule import Schedule
