@@ -34,13 +34,13 @@ LAYOUT = {
     "Label noise meets its Lasso": {
         "log10 distance to the Lasso": [
             "Multiline",
-            ["log10/distance_mean", "log10/distance_compensated", "log10/distance_last"],
+            ["^log10/distance_mean$", "^log10/distance_compensated$", "^log10/distance_last$"],
         ],
-        "penalty reached / predicted": ["Multiline", ["lasso/lambda_ratio", "reference/one"]],
-        "l1 norm": ["Multiline", ["l1/mean", "l1/last", "reference/l1"]],
-        "support size": ["Multiline", ["support/size", "reference/support"]],
-        "support against the Lasso's": ["Multiline", ["support/f1", "support/precision", "support/recall"]],
-        "log10 KKT residual and suboptimality": ["Multiline", ["log10/kkt_residual", "log10/suboptimality_mean"]],
+        "penalty reached / predicted": ["Multiline", ["^lasso/lambda_ratio$", "^reference/one$"]],
+        "l1 norm": ["Multiline", ["^l1/mean$", "^l1/last$", "^reference/l1$"]],
+        "support size": ["Multiline", ["^support/size$", "^reference/support$"]],
+        "support against the Lasso's": ["Multiline", ["^support/f1$", "^support/precision$", "^support/recall$"]],
+        "log10 KKT residual and suboptimality": ["Multiline", ["^log10/kkt_residual$", "^log10/suboptimality_mean$"]],
     }
 }
 # TensorBoard's axes are linear and these fall by decades
@@ -53,14 +53,7 @@ HPARAM_METRICS = (
     "support_f1",
     "kkt_residual",
 )
-BANDS = {
-    "Mean over replicas, and one standard deviation": (
-        "distance/mean",
-        "distance/compensated",
-        "lasso/lambda_ratio",
-        "support/f1",
-    )
-}
+BANDS = ("log10/distance_mean", "log10/distance_compensated", "lasso/lambda_ratio", "support/f1")
 
 
 class Dashboard:
@@ -82,8 +75,9 @@ class Dashboard:
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
         self.replicas, self.settled = replicas, settled
         layout = {name: dict(charts) for name, charts in LAYOUT.items()} if layout is None else layout
-        for name, tags in BANDS.items() if replicas else ():
-            layout[name] = {tag: ["Margin", [tag, f"{tag}_low", f"{tag}_high"]] for tag in tags}
+        if replicas:
+            charts = {tag: ["Margin", [tag, f"{tag}_low", f"{tag}_high"]] for tag in BANDS}
+            layout["Mean over replicas, and one standard deviation"] = charts
         if purge_step is None:
             self.writer.add_custom_scalars(layout)
 
@@ -98,18 +92,20 @@ class Dashboard:
             value = row.get(name, math.nan)
             if not math.isfinite(value) or (name == "lambda_ratio" and step < self.settled):
                 continue  # the first steps are all transient and would set the chart's scale
-            self.writer.add_scalar(tag, value, step)
+            self._scalar(tag, value, row.get(f"{name}_sd", 0.0), step)
             if name in LOG10 and value > 0:
-                self.writer.add_scalar(f"log10/{name}", math.log10(value), step)
-            if self.replicas:
-                sd = row.get(f"{name}_sd", 0.0)
-                for side, bound in (("low", value - sd), ("high", value + sd)):
-                    if any(tag in tags for tags in BANDS.values()):
-                        self.writer.add_scalar(f"{tag}_{side}", bound, step)
+                relative = row.get(f"{name}_sd", 0.0) / value / math.log(10)
+                self._scalar(f"log10/{name}", math.log10(value), relative, step)
         for name, value in references.items():
             self.writer.add_scalar(f"reference/{name}", value, step)
         if coef is not None:
             self.writer.add_histogram("coef/mean", coef, step)
+
+    def _scalar(self, tag: str, value: float, sd: float, step: int) -> None:
+        self.writer.add_scalar(tag, value, step)
+        if self.replicas and tag in BANDS:
+            self.writer.add_scalar(f"{tag}_low", value - sd, step)
+            self.writer.add_scalar(f"{tag}_high", value + sd, step)
 
     def finish(
         self, figures: Mapping[str, Figure], hparams: Mapping[str, Any], summary: Mapping[str, Any], step: int

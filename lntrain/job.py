@@ -126,7 +126,10 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     print(job.plan_text, flush=True)
     history = History(job, checkpoint)
     dashboard = Dashboard(
-        folder, purge_step=None if checkpoint is None else history.step + 1, replicas=bool(job.model.replicas)
+        folder,
+        purge_step=None if checkpoint is None else history.step + 1,
+        replicas=bool(job.model.replicas),
+        settled=cfg.steps // 100,
     )
     history.trim_metrics(folder)
     if checkpoint is None:

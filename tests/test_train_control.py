@@ -10,8 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from lntrain import DiagonalLinear, DivergenceError, GaussianNoise, LabelFlips, LabelNoiseSGD, train
+from lntrain import (
+    Antithetic,
+    DiagonalLinear,
+    DivergenceError,
+    GaussianNoise,
+    LabelFlips,
+    LabelNoiseSGD,
+    RademacherNoise,
+    train,
+)
 from lntrain.diagnostics import off_support
+from lntrain.schedule import PowerDecay
 
 training = importlib.import_module("lntrain.train")  # the package's own name `train` is the function
 
@@ -127,6 +137,22 @@ def test_any_module_trains_as_a_plain_loop_would(problem, kind):
         assert torch.equal(last.coef, model.weight.detach()[0])
         assert last.mean_coef.shape == (problem.d,)
     assert last.log_weights is None
+
+
+NOISES = [0.0, 1.0, Antithetic(GaussianNoise(1.0)), RademacherNoise(1.0), GaussianNoise(1.0, PowerDecay())]
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=repr)
+def test_auto_takes_the_fused_engine_where_it_can(problem, noise):
+    """A silent fall back to the torch loop would cost a factor of a hundred and show nowhere else."""
+    model, optimizer = _start(problem, noise=noise)
+    last = list(train(model, optimizer, problem, 5))[-1]
+    assert last.engine == "fused"
+    again, other = _start(problem, noise=noise)
+    assert list(train(again, other, problem, 9, state=last.state_dict()))[-1].engine == "fused"
+    linear = MODULES["linear"](problem.d)
+    assert list(train(linear, torch.optim.SGD(linear.parameters(), lr=0.01), problem, 5))[-1].engine == "torch"
+    assert list(train(*_start(problem), problem, 5, engine="torch"))[-1].engine == "torch"
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam"])

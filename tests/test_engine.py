@@ -1,0 +1,282 @@
+"""The fused engine against its slow twin, and against itself cut into pieces."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from lntrain import Antithetic, DiagonalLinear, GaussianNoise, LabelNoiseSGD, RademacherNoise, sparse_regression, train
+from lntrain.engine import choose, cpu, loop
+from lntrain.noise import NoNoise
+from lntrain.schedule import Cosine, PowerDecay
+from lntrain.train import _begin
+
+MODELS = {
+    "difference": {"parametrisation": "difference"},
+    "square": {"parametrisation": "square"},
+    "hadamard": {"parametrisation": "hadamard"},
+    "depth3": {"parametrisation": "difference", "depth": 3},
+}
+BATCHES = {
+    "full": (None, None), "replacement": (3, "replacement"), "one": (1, "replacement"),
+    "without": (5, "without"), "shuffle": (3, "shuffle"), "haochen": (2, "haochen"),
+}  # fmt: skip
+OPTIMIZERS = {
+    "plain": {},
+    "momentum": {"momentum": 0.7},
+    "dampening": {"momentum": 0.7, "dampening": 0.3, "weight_decay": 0.01},
+    "nesterov": {"momentum": 0.7, "nesterov": True, "weight_decay": 0.01},
+}
+NOISES = {
+    "gaussian": GaussianNoise(0.5),
+    "rademacher": RademacherNoise(0.5, schedule=PowerDecay(1.0, 50)),
+    "antithetic": Antithetic(GaussianNoise(0.5, schedule=PowerDecay(1.0, 50))),
+    "none": NoNoise(),
+}
+# rows of the default suite; the slow one takes all
+SOME = [(m, b, o, x) for k, (m, b) in enumerate((m, b) for m in MODELS for b in BATCHES)
+        for o, x in [(list(OPTIMIZERS)[k % 4], list(NOISES)[k // 2 % 4])]]  # fmt: skip
+ALL = [(m, b, o, x) for m in MODELS for b in BATCHES for o in OPTIMIZERS for x in NOISES]
+
+
+def make(model="difference", batch="full", optimizer="plain", noise="gaussian", *, dtype=torch.float64, n=12, d=21,
+         replicas=None, schedule=None, init=0.3, **options):  # fmt: skip
+    """A run; d is no multiple of the vector, n none of the block of rows."""
+    problem = sparse_regression(n=n, d=d, k=2, noise=0.1, seed=3).to(dtype)
+    net = DiagonalLinear(d, init=init, replicas=replicas, dtype=dtype, **MODELS[model])
+    settings = {"lr": 0.005, "noise": NOISES.get(noise, noise), "seed": 1, **OPTIMIZERS[optimizer], **options}
+    return _begin(net, LabelNoiseSGD(net.parameters(), **settings), problem, *BATCHES[batch], 0.5, schedule)
+
+
+def both(steps, *case, **options):
+    """The run by the loop and by the fused engine."""
+    runs = make(*case, **options), make(*case, **options)
+    loop.advance(runs[0], steps)
+    cpu.advance(runs[1], steps)
+    return runs
+
+
+def state_of(run):
+    group = run.optimizer.param_groups[0]
+    tensors = {**run.sums, **dict(run.model.named_parameters())}
+    for name, w in run.model.named_parameters():
+        if "momentum_buffer" in run.optimizer.state[w]:
+            tensors[f"buffer_{name}"] = run.optimizer.state[w]["momentum_buffer"]
+    tensors = {name: value.detach().clone() for name, value in tensors.items()}
+    return tensors, {name: group[name] for name in ("lr", "noise_step", "noise_draw")} | {"step": run.step}
+
+
+def assert_same(one, other, tolerance=0.0):
+    (tensors, numbers), (others, other_numbers) = state_of(one), state_of(other)
+    assert tensors.keys() == others.keys()
+    assert numbers == other_numbers
+    for name, value in tensors.items():
+        # a sum of n terms that cancel is known to an ulp of its terms, not of itself
+        torch.testing.assert_close(others[name], value, rtol=tolerance, atol=tolerance * float(value.abs().max()), msg=name)
+
+
+def assert_trajectories_agree(case, steps):
+    reference, fused = both(steps, *case)
+    assert_same(reference, fused, 1e-10)
+    coef, seen = reference.coef, reference.coef.abs() > 1e-200
+    assert bool(seen.any())
+    # beta of equal weights is their rounding error: compare what stands above it
+    scale = sum(w.detach().abs() ** reference.model.depth for w in reference.model.weights)
+    seen &= (coef.abs() > 1e-5 * scale) if reference.model.parametrisation == "difference" else True
+    assert float(((fused.coef - coef).abs() / coef.abs())[seen].max()) <= 1e-10
+
+
+@pytest.mark.parametrize("case", SOME, ids="-".join)
+def test_fused_follows_the_loop(case):
+    assert_trajectories_agree(case, 600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ALL, ids="-".join)
+def test_fused_follows_the_loop_for_long(case):
+    assert_trajectories_agree(case, 10_000)
+
+
+@pytest.mark.parametrize("batch", ["full", "one"])
+def test_float32_agrees_in_the_mean(batch):
+    reference, fused = both(3000, "difference", batch, dtype=torch.float32)
+    error = (fused.mean("coef") - reference.mean("coef")).norm() / reference.mean("coef").norm()
+    assert float(error) <= 1e-3
+
+
+def test_long_rows_and_large_problems_follow_the_loop():
+    """Beyond the second cache X is read in place, through other passes; then rows one by one."""
+    for n, d in ((37, 6001), (3, 100_003)):
+        reference, fused = both(20, n=n, d=d, dtype=torch.float64, lr=1e-7)
+        assert_same(reference, fused, 1e-10)
+
+
+def test_learning_rate_schedule():
+    assert_same(*both(600, "hadamard", "one", "momentum", schedule=Cosine(500, final=0.1)), 1e-10)
+
+
+def test_plain_torch_sgd_has_no_noise_and_no_counters():
+    problem = sparse_regression(n=12, d=21, k=2, seed=3)
+    coefs = []
+    for engine in ("torch", "fused"):
+        model = DiagonalLinear(21)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        *_, last = train(model, optimizer, problem, 300, batch_size=2, engine=engine, snapshots=[300])
+        coefs.append(last.coef)
+        assert "noise_step" not in optimizer.param_groups[0]
+    torch.testing.assert_close(coefs[1], coefs[0], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", list(BATCHES))
+@pytest.mark.parametrize("noise", ["gaussian", "antithetic"])
+def test_chunks_leave_no_trace(dtype, batch, noise):
+    optimizer = "nesterov" if noise == "antithetic" else "plain"
+    whole, cut = (make("difference", batch, optimizer, noise, dtype=dtype, schedule=Cosine(900)) for _ in range(2))
+    cpu.advance(whole, 1100)
+    for stop in (1, 2, 5, 7, 100, 255, 256, 257, 511, 700, 1100):
+        cpu.advance(cut, stop)
+    assert_same(whole, cut)
+
+
+def test_resume_is_bit_equal():
+    def fresh():
+        model = DiagonalLinear(21, replicas=2)
+        noise = Antithetic(GaussianNoise(0.5))
+        return model, LabelNoiseSGD(model.parameters(), lr=0.005, noise=noise, momentum=0.5, seed=4)
+
+    problem = sparse_regression(n=12, d=21, k=2, seed=3)
+    options = {"batch_size": 3, "engine": "fused", "snapshots": [333, 1000]}
+    middle, last = (s for s in train(*fresh(), problem, 1000, **options) if s.scheduled)
+    *_, again = train(*fresh(), problem, 1000, state=middle.state_dict(), **options)
+    for name in ("coef", "mean_coef", "mean_noise", "log_weights", "loss"):
+        assert torch.equal(getattr(again, name), getattr(last, name)), name
+
+
+@pytest.mark.parametrize("batch", ["full", "replacement", "shuffle"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_replica_equals_the_same_run_alone(batch, threads):
+    """lr, std, seed and init each a vector: bit-equal to the separate runs."""
+    rates, stds, seeds, scales = (0.002, 0.008), (0.0, 0.7), (5, 9), (0.1, 0.4)
+    torch.set_num_threads(threads)  # conftest puts it back
+    many = make("hadamard", batch, replicas=2, lr=rates, noise=GaussianNoise(stds), seed=seeds, init=torch.tensor(scales))
+    cpu.advance(many, 700)
+    for r in range(2):
+        alone = make("hadamard", batch, lr=rates[r], noise=GaussianNoise(stds[r]), seed=seeds[r], init=scales[r])
+        cpu.advance(alone, 700)
+        torch.testing.assert_close(many.coef[r], alone.coef, rtol=1e-12, atol=1e-15)  # lr is a ratio times the largest
+        torch.testing.assert_close(many.mean("noise")[r], alone.mean("noise"), rtol=0, atol=0)
+
+
+def test_one_seed_gives_replicas_streams_of_their_own():
+    many = make(replicas=3)
+    cpu.advance(many, 300)
+    alone = make(rank=2)
+    cpu.advance(alone, 300)
+    assert torch.equal(many.coef[2], alone.coef)
+    assert not torch.equal(many.coef[1], alone.coef)
+
+
+def test_replicas_follow_the_loop():
+    assert_same(*both(500, "difference", "replacement", "momentum", replicas=3, lr=(0.001, 0.003, 0.005)), 1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_decaying_weights_stop_at_the_floor_and_stay_fast(dtype):
+    """With strong noise all weights decay; at denormals a step would take ten times as long."""
+    run = make(noise=GaussianNoise(20.0), dtype=dtype, lr=0.003)
+    seconds = []
+    for stop in range(100_000, 1_000_001, 100_000):
+        start = time.thread_time()
+        cpu.advance(run, stop)
+        seconds.append(time.thread_time() - start)
+    lowest = min(float(w.detach().abs().min()) for w in run.model.weights)
+    floor = cpu.FLOOR[dtype] ** 0.5
+    assert 0.01 * floor < lowest < 100 * floor  # it was reached, and held
+    assert bool(torch.isfinite(run.mean("coef")).all())
+    assert np.median(seconds[-3:]) < 3 * np.median(seconds[1:4])
+
+
+def test_divergence_shows():
+    run = make(lr=5.0)
+    cpu.advance(run, 2000)
+    assert not all(bool(torch.isfinite(w).all()) for w in run.model.parameters())
+
+
+def test_numbers_drawn_are_the_streams_bit_for_bit():
+    """numba hands a caller's fastmath down to what it calls: the normals would change in their last bit."""
+    run = make(noise=GaussianNoise(1.0))
+    cpu.advance(run, 1)
+    assert np.array_equal(run.mean("noise").numpy(), GaussianNoise(1.0).unit(1, 0, 0, 1, 12)[0])
+
+
+def _module():
+    run = make()
+    run.model = torch.nn.Linear(21, 1)
+    return run
+
+
+def _adam():
+    run = make()
+    run.optimizer = torch.optim.Adam(run.model.parameters())
+    return run
+
+
+def _groups():
+    run = make()
+    run.optimizer = torch.optim.SGD([{"params": [w]} for w in run.model.weights], lr=0.1)
+    return run
+
+
+def _half():
+    run = make()
+    run.X = run.X.half()
+    return run
+
+
+def _hook():
+    run = make()
+    run.optimizer.register_step_pre_hook(lambda *_: None)
+    return run
+
+
+def _subclass():
+    run = make()
+    run.model.__class__ = type("Mine", (DiagonalLinear,), {})
+    return run
+
+
+REFUSED = {
+    "Linear": _module, "Adam": _adam, "one group": _groups, "float16": _half, "hooks": _hook, "Mine": _subclass,
+    "maximize": lambda: make(maximize=True), "differentiable": lambda: make(differentiable=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", list(REFUSED))
+def test_fused_says_what_it_cannot_run_and_auto_falls_back(word):
+    run = REFUSED[word]()
+    with pytest.raises(ValueError, match=rf'engine="fused".*{word}.*engine="torch"'):
+        choose("fused", run)
+    assert choose("auto", run) == ("torch", loop.advance)
+
+
+def test_auto_takes_the_fused_engine():
+    assert choose("auto", make()) == ("fused", cpu.advance)
+    assert choose("torch", make()) == ("torch", loop.advance)
+
+
+def test_engines_hand_over_to_each_other():
+    """Part by one, part by the other: counters, buffers and sums carry over."""
+    reference, mixed = make("difference", "shuffle", "momentum"), make("difference", "shuffle", "momentum")
+    loop.advance(reference, 600)
+    for stop, engine in ((150, loop), (333, cpu), (400, loop), (600, cpu)):
+        engine.advance(mixed, stop)
+    assert_same(reference, mixed, 1e-10)
+    before = copy.deepcopy(state_of(mixed))
+    cpu.advance(mixed, 600)  # nothing is left to do
+    for name, value in state_of(mixed)[0].items():
+        assert torch.equal(value, before[0][name])
