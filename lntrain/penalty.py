@@ -29,7 +29,10 @@ def as_matrix(X: Any) -> Tensor:
 
 def mean_squares(X: Any) -> Tensor:
     """c_j = (1/n) sum_i x_ij^2, (d,)."""
-    return as_matrix(X).square().mean(0)
+    if not isinstance(X, Tensor) or X.ndim != 2:
+        X = as_matrix(X)
+    blocks = torch.split(X.detach(), 64)  # float64 sums without a float64 copy of a large X
+    return torch.stack([block.double().square().sum(0) for block in blocks]).sum(0) / len(X)
 
 
 def step_factor(parametrisation: str = "difference", loss_scale: float = 0.5) -> float:
@@ -121,11 +124,10 @@ def effective_penalty(
 
     Source: theory.md section 3; Pillaud-Vivien et al., COLT 2022, eq. (8) is a = 1, b = n.
     """
-    X = as_matrix(X)
+    c = mean_squares(X).cpu()
     b, _ = check_sampling(len(X), batch_size, sampling)
     factor = _variance_to_penalty(lr, parametrisation, loss_scale, momentum, dampening, nesterov, antithetic)
     power = torch.as_tensor(np.asarray(factor) * np.square(check_std(std)) / b, dtype=torch.float64)
-    c = mean_squares(X).cpu()
     return power[..., None] * c + _decay_penalty(weight_decay, parametrisation, loss_scale)
 
 
@@ -162,12 +164,12 @@ def noise_for_penalty(
     >>> noise_for_penalty(torch.ones(4, 1), 0.01, lr=0.01)
     2.0
     """
-    X = as_matrix(X)
+    c = mean_squares(X).cpu()
     b, _ = check_sampling(len(X), batch_size, sampling)
     factor = _variance_to_penalty(lr, parametrisation, loss_scale, momentum, dampening, nesterov, antithetic)
     decay = _decay_penalty(weight_decay, parametrisation, loss_scale)
     if isinstance(penalty, (Tensor, np.ndarray)) and np.ndim(penalty) > 0:
-        wished, c = as_matrix(np.asarray(penalty)[None])[0].cpu() - decay, mean_squares(X).cpu()
+        wished = as_matrix(np.asarray(penalty)[None])[0].cpu() - decay
         if wished.shape != c.shape:
             raise ValueError(f"penalty has shape {tuple(wished.shape)}: X has {len(c)} columns")
         alphas = np.asarray(float((wished @ c) / (c @ c)))

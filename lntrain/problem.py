@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_ROWS = 64  # checked at a time: a mask of all of a large X would double its memory
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -48,12 +50,12 @@ class Problem:
         if y.dtype != X.dtype:
             raise ValueError(f"y is {y.dtype} and X {X.dtype}: give both one dtype")
         for label, values in (("X", X), ("y", y)):
-            if not bool(torch.isfinite(values).all()):
+            if not all(bool(torch.isfinite(block).all()) for block in torch.split(values, _ROWS)):
                 where = [int(i) for i in (~torch.isfinite(values)).nonzero()[0]]
                 raise ValueError(
                     f"{label}{where} is {float(values[tuple(where)])}: remove or fill missing values first"
                 )
-        zero = (X == 0).all(0)
+        zero = torch.stack([(block == 0).all(0) for block in torch.split(X, _ROWS)]).all(0)
         if bool(zero.any()):
             column = int(zero.nonzero()[0, 0])
             raise ValueError(f"column {self._column(column)} of X is all zeros: drop it")
