@@ -173,7 +173,7 @@ def noise_for_penalty(
         if wished.shape != c.shape:
             raise ValueError(f"penalty has shape {tuple(wished.shape)}: X has {len(c)} columns")
         alphas = np.asarray(float((wished @ c) / (c @ c)))
-        if not torch.allclose(float(alphas) * c, wished, rtol=1e-6, atol=0):
+        if not torch.allclose(float(alphas) * c, wished, rtol=1e-6, atol=1e-14 * decay):
             raise ValueError(
                 "penalty is not proportional to the mean square of each column: no label noise gives it; "
                 "scale the columns of X, or give a number"
@@ -195,9 +195,11 @@ def alpha_max(X: Any, y: Any) -> float:
 
 def stable_lr(
     X: Any, coef: Any, *, parametrisation: str = "difference", loss_scale: float = 0.5, momentum: float = 0.0,
-    batch_size: int | None = None,
+    dampening: float = 0.0, nesterov: bool = False, batch_size: int | None = None,
 ) -> float:  # fmt: skip
-    """The step above which training leaves a minimum at `coef`: (1 + momentum) / (a h).
+    """The step above which training leaves a minimum at `coef`: (1 + mu) / (a h (1 - dampening)).
+
+    Nesterov's is (1 + mu) / (a h (1 + 2 mu)), mu the momentum.
 
     h = max eig(D S D) for whole batches, D = diag(sqrt |coef|), S = X^T X / n (the Hessian in the
     weights is 2a D S D there); batches of b add (max_i |D x_i|^2 - max eig) / b, a bound on the
@@ -215,7 +217,8 @@ def stable_lr(
     top = float(torch.linalg.matrix_norm(scaled, ord=2)) ** 2 / len(X)
     if batch_size is not None and batch_size < len(X):
         top += max(0.0, float(scaled.square().sum(1).max()) - top) / batch_size
-    return (1 + momentum) / (step_factor(parametrisation, loss_scale) * top)
+    slack = (1 + momentum) / (1 + 2 * momentum if nesterov else 1 - dampening if momentum else 1.0)
+    return slack / (step_factor(parametrisation, loss_scale) * top)
 
 
 def gradient_kurtosis(X: Any, noise_kurtosis: float = 3.0, batch_size: int | None = None) -> Tensor:

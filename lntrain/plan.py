@@ -68,7 +68,7 @@ class Dynamics:
         """The largest stable step at the Lasso's solution."""
         return stable_lr(
             problem.X, lasso.coef, parametrisation=self.parametrisation, loss_scale=self.loss_scale,
-            momentum=self.momentum, batch_size=self.batch_size,
+            momentum=self.momentum, dampening=self.dampening, nesterov=self.nesterov, batch_size=self.batch_size,
         )  # fmt: skip
 
 

@@ -76,7 +76,9 @@ def assert_same(one, other, tolerance=0.0):
     assert numbers == other_numbers
     for name, value in tensors.items():
         # a sum of n terms that cancel is known to an ulp of its terms, not of itself
-        torch.testing.assert_close(others[name], value, rtol=tolerance, atol=tolerance * float(value.abs().max()), msg=name)
+        torch.testing.assert_close(
+            others[name], value, rtol=tolerance, atol=tolerance * float(value.abs().max()), msg=name
+        )
 
 
 def assert_trajectories_agree(case, steps):
@@ -163,7 +165,9 @@ def test_a_replica_equals_the_same_run_alone(batch, threads):
     """lr, std, seed and init each a vector: bit-equal to the separate runs."""
     rates, stds, seeds, scales = (0.002, 0.008), (0.0, 0.7), (5, 9), (0.1, 0.4)
     torch.set_num_threads(threads)  # conftest puts it back
-    many = make("hadamard", batch, replicas=2, lr=rates, noise=GaussianNoise(stds), seed=seeds, init=torch.tensor(scales))
+    many = make(
+        "hadamard", batch, replicas=2, lr=rates, noise=GaussianNoise(stds), seed=seeds, init=torch.tensor(scales)
+    )
     cpu.advance(many, 700)
     for r in range(2):
         alone = make("hadamard", batch, lr=rates[r], noise=GaussianNoise(stds[r]), seed=seeds[r], init=scales[r])

@@ -119,6 +119,20 @@ def test_stable_lr_is_two_over_the_top_eigenvalue_of_the_hessian(parametrisation
         assert stable_lr(design, root.square(), **options) == pytest.approx(2 * (1 + momentum) / top, rel=1e-12)
 
 
+@pytest.mark.parametrize(("dampening", "nesterov"), [(0.0, False), (0.5, False), (0.0, True)])
+def test_stable_lr_with_momentum_is_where_torch_sgd_begins_to_diverge(dampening, nesterov):
+    """On w^2 / 2 at the step that a minimum of curvature 1 allows, times 0.99 and 1.01."""
+    options = {"momentum": 0.9, "dampening": dampening, "nesterov": nesterov}
+    bound = 2 * stable_lr([[1.0]], [1.0], loss_scale=0.25, **options)  # a = h = 1: the Hessian there is 2
+    for share, grows in ((0.99, False), (1.01, True)):
+        w = torch.ones(1, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.SGD([w], lr=share * bound, **options)
+        for _ in range(4000):
+            w.grad = w.detach().clone()
+            optimizer.step()
+        assert (float(w.detach().abs()) > 1e3) == grows
+
+
 def test_stable_lr_edges():
     assert stable_lr(X, [0.0, 0.0, 0.0]) == math.inf
     whole = stable_lr(X, [1.0, 1.0, 0.0])
