@@ -75,10 +75,9 @@ def assert_same(one, other, tolerance=0.0):
     assert tensors.keys() == others.keys()
     assert numbers == other_numbers
     for name, value in tensors.items():
-        # a sum of n terms that cancel is known to an ulp of its terms, not of itself
-        torch.testing.assert_close(
-            others[name], value, rtol=tolerance, atol=tolerance * float(value.abs().max()), msg=name
-        )
+        # antithetic noise sums to 0, and what is left is the rounding of its terms, which are of order 1
+        scale = max(float(value.abs().max()), 1e-2)
+        torch.testing.assert_close(others[name], value, rtol=tolerance, atol=tolerance * scale, msg=name)
 
 
 def assert_trajectories_agree(case, steps):
@@ -162,18 +161,25 @@ def test_resume_is_bit_equal():
 @pytest.mark.parametrize("batch", ["full", "replacement", "shuffle"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_replica_equals_the_same_run_alone(batch, threads):
-    """lr, std, seed and init each a vector: bit-equal to the separate runs."""
+    """lr, std, seed and init each a vector; bit-equal, for these lr are exact multiples of one another."""
     rates, stds, seeds, scales = (0.002, 0.008), (0.0, 0.7), (5, 9), (0.1, 0.4)
     torch.set_num_threads(threads)  # conftest puts it back
     many = make(
-        "hadamard", batch, replicas=2, lr=rates, noise=GaussianNoise(stds), seed=seeds, init=torch.tensor(scales)
+        "hadamard",
+        batch,
+        replicas=2,
+        lr=rates,
+        noise=GaussianNoise(stds),
+        seed=seeds,
+        init=torch.tensor(scales, dtype=torch.float64),
     )
     cpu.advance(many, 700)
     for r in range(2):
         alone = make("hadamard", batch, lr=rates[r], noise=GaussianNoise(stds[r]), seed=seeds[r], init=scales[r])
         cpu.advance(alone, 700)
-        torch.testing.assert_close(many.coef[r], alone.coef, rtol=1e-12, atol=1e-15)  # lr is a ratio times the largest
-        torch.testing.assert_close(many.mean("noise")[r], alone.mean("noise"), rtol=0, atol=0)
+        assert torch.equal(many.coef[r], alone.coef)
+        assert torch.equal(many.mean("coef")[r], alone.mean("coef"))
+        assert torch.equal(many.mean("noise")[r], alone.mean("noise"))
 
 
 def test_one_seed_gives_replicas_streams_of_their_own():

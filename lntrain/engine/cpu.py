@@ -56,7 +56,13 @@ def applies(run: Run) -> str | None:
     if type(noise) not in _NOISES:
         return f"the noise is {type(noise).__name__}, not GaussianNoise, RademacherNoise, Antithetic or NoNoise"
     after = [hook for hook in optimizer._optimizer_step_post_hooks.values() if hook is not count_step]
-    if after or optimizer._optimizer_step_pre_hooks or model._forward_hooks or model._forward_pre_hooks or any(w._backward_hooks for w in model.weights):
+    if (
+        after
+        or optimizer._optimizer_step_pre_hooks
+        or model._forward_hooks
+        or model._forward_pre_hooks
+        or any(w._backward_hooks for w in model.weights)
+    ):
         return "hooks are registered, which a fused step would pass by"
     return None
 

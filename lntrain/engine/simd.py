@@ -162,7 +162,9 @@ def _elementwise(compute: Any) -> Any:
     @intrinsic
     def elementwise(typing_context, w, beta, total, grad):  # type: ignore[no-untyped-def]
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arrays = [context.make_array(kind)(context, builder, a) for kind, a in zip(signature.args, args, strict=True)]
+            arrays = [
+                context.make_array(kind)(context, builder, a) for kind, a in zip(signature.args, args, strict=True)
+            ]
             count, width = (builder.extract_value(arrays[0].shape, axis) for axis in (0, 1))
             element = context.get_value_type(signature.args[0].dtype)
             e = _Emitter(builder, element, width)
@@ -180,8 +182,48 @@ def _elementwise(compute: Any) -> Any:
     return elementwise
 
 
-def _quadratic(beta_of: Any, step: Any) -> tuple[Any, Any]:
-    """(begin, descend): beta of the weights joins its sum and grad starts at 0; a plain step along grad."""
+def _single(beta_of: Any, step: Any) -> Any:
+    """An intrinsic for a plain step on one row: beta joins its sum and meets the row; the weights move along it."""
+
+    @intrinsic
+    def single(typing_context, w, total, X, index, i, target, scale):  # type: ignore[no-untyped-def]
+        signature = types.none(w, total, X, index, types.intp, target, scale)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            arrays = {n: context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 2, 3, 5)}
+            weights, sums, x, indices, targets = (arrays[n].data for n in (0, 1, 2, 3, 5))
+            e = _Emitter(builder, args[6].type, builder.extract_value(arrays[2].shape, 1))
+            row = builder.mul(builder.load(builder.gep(indices, [args[4]])), e.width)
+            count, width = (builder.extract_value(arrays[0].shape, axis) for axis in (0, 1))
+            bases = {"u": weights, "v": builder.gep(weights, [builder.mul(builder.sub(count, INT(1)), width)])}
+            dot = cgutils.alloca_once_value(builder, ir.Constant(e.vector, None))
+            builder.store(ir.Constant(e.vector, None), dot)
+
+            def meet(j: Any, load: Any) -> None:
+                beta = beta_of(e, e.load(bases["u"], j), e.load(bases["v"], j))
+                e.store(builder.fadd(e.load(sums, j), beta), sums, j)
+                builder.store(e.fma(builder.load(dot), load(x, builder.add(row, j)), beta), dot)
+
+            e.each_vector(meet)
+            product = _totals(builder, [builder.load(dot)])
+            error = builder.extract_element(builder.fsub(product, e.load(targets, args[4], product.type)), INT(0))
+            slope = e.splat(builder.fmul(error, args[6]), e.lanes)
+
+            def move(j: Any, load: Any) -> None:
+                grad = builder.fmul(slope, load(x, builder.add(row, j)))
+                for name, value in step(e, e.load(bases["u"], j), e.load(bases["v"], j), grad).items():
+                    e.store(value, bases[name], j)
+
+            e.each_vector(move)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return single
+
+
+def _quadratic(beta_of: Any, step: Any) -> tuple[Any, Any, Any]:
+    """(begin, descend, single): beta joins its sum and grad starts at 0; a plain step along grad; both on one row."""
 
     def begin(e: Any, u: Any, v: Any, total: Any, **_: Any) -> dict[str, Any]:
         beta = beta_of(e, u, v)
@@ -190,7 +232,7 @@ def _quadratic(beta_of: Any, step: Any) -> tuple[Any, Any]:
     def descend(e: Any, u: Any, v: Any, grad: Any, **_: Any) -> dict[str, Any]:
         return step(e, u, v, grad)  # type: ignore[no-any-return]
 
-    return _elementwise(begin), _elementwise(descend)
+    return _elementwise(begin), _elementwise(descend), _single(beta_of, step)
 
 
 def _square_step(e: Any, u: Any, v: Any, g: Any) -> dict[str, Any]:
@@ -210,6 +252,6 @@ def _difference(e: Any, u: Any, v: Any) -> Any:
     return e.builder.fsub(e.builder.fmul(u, u), e.builder.fmul(v, v))
 
 
-begin_difference, descend_difference = _quadratic(_difference, _difference_step)
-begin_square, descend_square = _quadratic(lambda e, u, v: e.mul(u, u), _square_step)
-begin_hadamard, descend_hadamard = _quadratic(lambda e, u, v: e.mul(u, v), _hadamard_step)
+begin_difference, descend_difference, single_difference = _quadratic(_difference, _difference_step)
+begin_square, descend_square, single_square = _quadratic(lambda e, u, v: e.mul(u, u), _square_step)
+begin_hadamard, descend_hadamard, single_hadamard = _quadratic(lambda e, u, v: e.mul(u, v), _hadamard_step)
