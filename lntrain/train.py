@@ -21,7 +21,7 @@ from lntrain.problem import Problem
 from lntrain.schedule import Schedule
 from lntrain.stream import check_sampling
 
-POINTS_PER_OCTAVE = 8  # of the log-spaced snapshots
+POINTS_PER_OCTAVE = 4  # of the log-spaced snapshots
 HEARTBEAT = 0.2  # seconds between heartbeats
 GROWTH = 1e6  # a loss this many times its start (with the noise) has diverged
 
@@ -85,7 +85,7 @@ def train(
         loss_scale: 0.5 is half the mean square, 0.25 the paper's.
         lr_schedule: step -> factor on lr.
         engine: "auto", "torch" or "fused".
-        snapshots: "log" (8 an octave) or the steps to report.
+        snapshots: "log" (4 an octave) or the steps to report.
         state: an earlier snapshot's state_dict().
 
     Yields:

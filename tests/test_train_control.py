@@ -42,9 +42,9 @@ def test_snapshots_at_the_steps_asked_for_and_the_last(problem):
 
 
 @pytest.mark.parametrize("steps", [7, 1000, 1234])
-def test_log_snapshots_are_eight_an_octave(problem, steps):
+def test_log_snapshots_are_four_an_octave(problem, steps):
     got = _steps(train(*_start(problem), problem, steps))
-    assert got == sorted({int(steps * 2 ** (-k / 8)) for k in range(8 * 20)} - {0})
+    assert got == sorted({int(steps * 2 ** (-k / 4)) for k in range(4 * 20)} - {0})
 
 
 def test_earlier_log_weights_are_those_of_half_way(problem):
