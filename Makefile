@@ -9,6 +9,7 @@ run: setup
 	$(BIN)/lntrain
 
 test: lint
+	find lntrain -name '*.nb[ic]' -delete # numba's cache looks at one file, and kernels span several
 	$(BIN)/pytest -m "not slow" -q
 
 slow: setup

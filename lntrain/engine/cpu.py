@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lntrain.engine import kernels
+from lntrain.engine import kernels, steps
 from lntrain.engine.simd import VECTOR_BYTES
 from lntrain.engine.state import BLOCK, Run
 from lntrain.model import DiagonalLinear
@@ -92,7 +92,7 @@ def _segment(run: Run, X: NDArray[Any], stop: int, pool: ThreadPoolExecutor) -> 
     def replica(r: int) -> None:
         key, std = np.uint64(stream_key(*run.keys()[r])), (stds[r] * factors).astype(dtype)
         rule = _rule(run, float(ratios[r]))
-        kernels.run_steps(X, y, rule, states[r], key, run.step, run.noise_step, rates, std, first)
+        steps.run_steps(X, y, rule, states[r], key, run.step, run.noise_step, rates, std, first)
 
     if len(states) == 1:
         replica(0)
