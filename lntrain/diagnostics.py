@@ -13,7 +13,7 @@ from lntrain.problem import Problem
 from lntrain.train import Snapshot
 
 FALL = 8.0  # theory.md section 4: off when both log w^2 fall by more than this over the second half
-SUNK = -80.0  # and a weight below e^-40 is off whatever it does: the engines stop following it
+SUNK = -60.0  # and a weight below e^-30 is off whatever it does: the float32 engine stops it at 1e-15
 
 
 def off_support(log_weights: Tensor, earlier: Tensor, step: int, earlier_step: int) -> Tensor:

@@ -103,7 +103,8 @@ def _normal_rows(words, rows):  # type: ignore[no-untyped-def]
             r0[i], r1[i] = _box_muller(w0[i], w1[i])
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+# fastmath=False is said, or a caller's would reach these and the numbers change
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def fill_normals(out, first, draw, key):  # type: ignore[no-untyped-def]
     """out (4 * blocks, width) float32 from block `first` on; wide and narrow give the same numbers."""
     blocks, width = out.shape[0] // 4, out.shape[1]
@@ -128,7 +129,7 @@ def fill_normals(out, first, draw, key):  # type: ignore[no-untyped-def]
                     out[4 * (start + s) + lane, i] = rows[lane, s]
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def fill_words(out, first, draw, kind, key):  # type: ignore[no-untyped-def]
     """out (4 * blocks, width) uint32 from block `first` on."""
     for s in range(out.shape[0] // 4):
@@ -138,7 +139,7 @@ def fill_words(out, first, draw, kind, key):  # type: ignore[no-untyped-def]
             )
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def fill_rows(out, start, every, n, sampling, key):  # type: ignore[no-untyped-def]
     """out (count, b): the rows of X read at steps start..start+count-1, kept for `every` steps each."""
     count, b = out.shape
@@ -172,7 +173,7 @@ def fill_rows(out, start, every, n, sampling, key):  # type: ignore[no-untyped-d
             order[i], order[picks[i]] = order[picks[i]], order[i]
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _shuffle(order, epoch, key):  # type: ignore[no-untyped-def]
     for i in range(order.shape[0]):
         order[i] = i
