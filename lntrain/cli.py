@@ -98,7 +98,11 @@ def _failed(folder: Path | None, status: str, reason: str, code: int, seed: int)
 
 def _one_line(error: BaseException) -> str:
     """The first lines of an exception and of its causes, without Hydra's framing."""
-    if isinstance(error, HydraException) and "instantiate" in str(error) and error.__cause__ is not None:
+    if (
+        isinstance(error, HydraException)
+        and str(error).startswith("Error in call to target")
+        and error.__cause__ is not None
+    ):
         return _one_line(error.__cause__)
     parts = [line.strip() for line in str(error).splitlines() if line.strip()][:1]
     cause = error.__cause__ or error.__context__

@@ -120,11 +120,13 @@ def noise_of(cfg: DictConfig, std: Any) -> Noise:
 def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
     """Run `cfg` in `folder`, or go on from its checkpoint; returns the summary it wrote."""
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[assignment]
-    began, folder = time.monotonic(), Path(folder)
+    folder = Path(folder)
     checkpoint = read_checkpoint(folder) if resume else None
     job = build(cfg)
     print(job.plan_text, flush=True)
     history = History(job, checkpoint)
+    if checkpoint is not None:
+        print(f"resume    at step {history.step} of {cfg.steps}", flush=True)
     dashboard = Dashboard(
         folder,
         purge_step=None if checkpoint is None else history.step + 1,
@@ -134,12 +136,13 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     history.trim_metrics(folder)
     if checkpoint is None:
         dashboard.text("plan", job.plan_text)
+    started = time.monotonic()
     try:
         with signals() as asked:
             snapshot = _train(
                 cfg, job, folder, history, dashboard, asked, None if checkpoint is None else checkpoint["state"]
             )
-        summary = _finish(cfg, job, folder, history, dashboard, snapshot, history.seconds + time.monotonic() - began)
+        summary = _finish(cfg, job, folder, history, dashboard, snapshot, history.seconds + time.monotonic() - started)
     except Interruption:
         write_json(folder / "summary.json", {**dict.fromkeys(SUMMARY), "seed": cfg.seed, "status": "interrupted"})
         raise
@@ -147,7 +150,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
         dashboard.close()
     print(f"\n{result_text(summary, job.plan.reference)}")
     print(
-        f"\nran       {summary['steps_per_second']:.3g} steps a second, all told ({snapshot.engine} engine)\nwrote     {folder}",
+        f"\nran       {summary['steps_per_second']:.3g} steps a second, metrics included ({snapshot.engine} engine)\nwrote     {folder}",
         flush=True,
     )
     return summary

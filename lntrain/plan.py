@@ -263,7 +263,7 @@ def _plan_without_noise(
 
 def _notes(plan: Plan, needed: dict[str, float], accuracy: float) -> list[str]:
     notes = []
-    if plan.steps < plan.planned_steps / 2:
+    if plan.steps < 0.8 * plan.planned_steps:
         what = max(needed, key=lambda name: needed[name])
         why = {"noise": f"for an expected distance of {accuracy:g}", "start": "for the start to be forgotten",
                "support": "for the support to show"}[what]  # fmt: skip

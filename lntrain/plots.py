@@ -118,8 +118,8 @@ def errors(
             )
         if guides and colour in (BLUE, GREEN) and len(steps) > 8:
             power = -0.5 if colour == BLUE else -1.0
-            tail = steps >= steps[-1] / 100
-            ax.plot(steps[tail], 1.6 * values[-1] * (steps[tail] / steps[-1]) ** power, color=colour, linestyle=":", linewidth=1.2,
+            tail = steps >= steps[-1] / 30
+            ax.plot(steps[tail], values[tail][0] * (steps[tail] / steps[tail][0]) ** power, color=colour, linestyle=":", linewidth=1.2,
                     label=rf"slope ${'-1/2' if colour == BLUE else '-1'}$")  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="step", ylabel="relative distance to the Lasso", title=title)
     ax.legend(frameon=False, fontsize=8)
@@ -174,7 +174,7 @@ def path(alphas: Any, mean: Any, dense: Any, curve: Any, *, title: str = "", sho
     ax.plot([], [], "o", color=INK, markersize=3.4, label="training with label noise, time average")
     ax.set(xscale="log", xlabel=r"penalty $\alpha$ ($\lambda_j = \alpha\, c_j$)", ylabel=r"$\beta_j$", title=title)
     ax.invert_xaxis()
-    ax.legend(frameon=False, fontsize=8, loc="upper left")
+    ax.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     return figure
 
 

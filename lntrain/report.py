@@ -20,19 +20,21 @@ def plan_text(problem: Problem, model: DiagonalLinear, plan: Plan, wishes: Mappi
         f"problem   {problem.name}: n={problem.n} rows, d={problem.d} columns{known}",
         f"model     {model.parametrisation}{many}, {str(model.weights[0].dtype).removeprefix('torch.')}",
         f"noise     {wishes['noise']}, std={plan.std:.4g} on {wishes['batch']}",
-        f"step      lr={plan.lr:.4g} ({wishes['lr']}; stable below {plan.stable_lr:.2g}; "
-        f"predicted finite-step bias of lambda {plan.bias:+.1%})",
+        f"step      lr={plan.lr:.4g} ({wishes['lr']}; stable below {plan.stable_lr:.2g})",
     ]
     if plan.penalty is not None and plan.reference is not None:
         low, high = float(plan.penalty.min()), float(plan.penalty.max())
         lines += [
             f"penalty   predicted before step 1: lambda_j = {plan.alpha:.4g} * c_j, {low:.3g} to {high:.3g} "
             f"({plan.alpha_ratio:.3g} of alpha_max)",
+            f"          finite steps will make it {plan.bias:+.1%}",
             f"lasso     {int(plan.reference.support.sum())} of {problem.d} coefficients, objective "
             f"{plan.reference.objective:.4g}, duality gap {plan.reference.gap:.0e}",
         ]
     expected = (
-        "" if math.isnan(plan.expected_distance) else f"; expected distance of the mean {plan.expected_distance:.2g}"
+        ""
+        if math.isnan(plan.expected_distance)
+        else f"; expected distance of the mean {plan.expected_distance:.2g} or more"
     )
     lines.append(f"steps     {plan.steps}, T = lr * steps = {plan.lr * plan.steps:.4g}{expected}")
     return "\n".join(lines + [f"note      {note}" for note in plan.notes])
@@ -51,7 +53,7 @@ def result_text(summary: Mapping[str, Any], reference: LassoSolution | None) -> 
 
     size = int(reference.support.sum())
     rows = [
-        ("penalty, lambda / predicted", "1", cell("lambda_ratio")),
+        ("lambda / the formula's", f"{1 + summary['bias']:.4f}", cell("lambda_ratio")),
         ("l1 norm of the mean", f"{float(reference.coef.abs().sum()):.4f}", cell("l1_norm_mean")),
         ("support", f"{size}", f"{cell('support_size', '{:.1f}')}   (F1 {cell('support_f1', '{:.3f}')})"),
         ("objective above the Lasso's", "0", cell("suboptimality_mean", "{:.2e}")),
@@ -61,4 +63,5 @@ def result_text(summary: Mapping[str, Any], reference: LassoSolution | None) -> 
         ("KKT residual", "0", cell("kkt_residual")),
     ]
     body = "\n".join(f"{name:<31}{wanted:>10}   {reached}" for name, wanted, reached in rows)
-    return f"{'':<31}{'predicted':>10}   reached\n{body}"
+    spread = f" (mean +/- sd of {summary['replicas']} replicas)" if summary["replicas"] else ""
+    return f"{'':<31}{'predicted':>10}   reached{spread}\n{body}"

@@ -199,7 +199,7 @@ def _check(run: Run, problem: Problem, bound: Tensor) -> None:
         stable = stable_lr(
             problem.X, coef, parametrisation=run.model.parametrisation, loss_scale=run.loss_scale, batch_size=run.batch_size
         )  # fmt: skip
-        remedy = f"a stable lr for this problem is below {stable / 2:.2g}, or less with strong noise"
+        remedy = f"a stable lr for this problem is at most {stable / 2:.2g}, less with strong noise"
     raise DivergenceError(f"diverged by step {run.step} with lr={lr:g}: the loss is {float(loss.max()):.3g}; {remedy}")
 
 

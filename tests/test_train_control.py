@@ -81,7 +81,7 @@ def test_divergence_is_one_line_with_step_lr_and_a_stable_lr(problem, parametris
     model = DiagonalLinear(problem.d, parametrisation=parametrisation)
     optimizer = LabelNoiseSGD(model.parameters(), lr=3.0, noise=noise)
     with pytest.raises(
-        DivergenceError, match=r"diverged by step \d+ with lr=3: .* a stable lr .* below [\d.e-]+"
+        DivergenceError, match=r"diverged by step \d+ with lr=3: .* a stable lr .* at most [\d.e-]+"
     ) as error:
         list(train(model, optimizer, problem, 5000, **options))
     assert "\n" not in str(error.value)
