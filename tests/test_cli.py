@@ -39,7 +39,7 @@ def _summary(folder):
 def test_a_run_says_its_prediction_first_then_what_was_reached(lntrain, tmp_path):
     code, out, err = lntrain(*RUN, "run_dir=here", "seed=0")
     assert (code, err) == (0, "")
-    assert out.index("predicted before step 1") < out.index("lambda / predicted") < out.index("wrote")
+    assert out.index("predicted before step 1") < out.index("lambda / the formula's") < out.index("wrote")
     summary = _summary(tmp_path / "here")
     assert (summary["status"], summary["seed"], summary["steps"]) == ("done", 0, 60)
     for name in ("metrics.jsonl", "result.npz", "checkpoint.pt", ".hydra/config.yaml", "figures/errors.png"):

@@ -91,7 +91,7 @@ def test_divergence_is_one_line_with_step_lr_and_a_stable_lr(problem, parametris
 def test_the_stable_lr_that_the_message_names_is_stable_and_a_larger_one_is_not(problem, factor):
     with pytest.raises(DivergenceError) as error:
         list(train(*_start(problem, lr=3.0, noise=0.0), problem, 5000))
-    named = float(str(error.value).split("below ")[1].split(",")[0])
+    named = float(str(error.value).split("at most ")[1].split(",")[0])
     run = train(*_start(problem, lr=factor * named, noise=0.0), problem, 5000)
     last = None
     with contextlib.suppress(DivergenceError):
