@@ -24,6 +24,7 @@ from lntrain.penalty import (
 from lntrain.problem import Problem
 
 BIAS = 0.02  # the finite-step bias of lambda that an automatic lr may have
+PAIRED_BIAS = 0.005  # and with antithetic noise, whose last iterate is as far from the Lasso as the step is large
 MARGIN = 0.05  # 1 - |g_j|/lambda_j below which an off coordinate is a near tie, which no plan waits for
 INIT_SHARE = 0.02  # of lambda: what the way from the initial weights may still add at the end
 DEFAULT_RATIO = 0.1
@@ -140,8 +141,9 @@ def choose_lr(
     alpha: float | None,
     lr: float | None,
     accuracy: float = math.inf,
+    bias: float = BIAS,
 ) -> tuple[float, float, LassoSolution]:
-    """(lr, std, Lasso): lr as given, or the largest whose bias is at most 2 % and half the stable step.
+    """(lr, std, Lasso): lr as given, or the largest whose bias of lambda is at most `bias` and half the stable step.
 
     Its bias of the coefficients stays within `accuracy` too. A wished alpha fixes the Lasso and std follows
     from lr; a given std makes alpha follow lr.
@@ -156,7 +158,7 @@ def choose_lr(
         if not automatic:
             break
         errors = expected_errors(problem, dynamics, lasso, lr=rate, std=float(level))  # type: ignore[arg-type]
-        share = max(errors.largest_bias / BIAS, float(errors.bias.norm()) / accuracy)
+        share = max(errors.largest_bias / bias, float(errors.bias.norm()) / accuracy)
         bound = min(rate / share, dynamics.stable(problem, lasso) / 2)
         if 0.9 * bound <= rate <= bound:
             break
@@ -234,7 +236,8 @@ def make_plan(
         alpha = (DEFAULT_RATIO if alpha_ratio is None else alpha_ratio) * largest
     if alpha == 0:
         raise ValueError("the target is orthogonal to every column of X: its Lasso is zero, there is nothing to train")
-    rate, level, lasso = choose_lr(problem, dynamics, std=std, alpha=alpha, lr=lr, accuracy=accuracy)
+    bias = PAIRED_BIAS if dynamics.antithetic else BIAS
+    rate, level, lasso = choose_lr(problem, dynamics, std=std, alpha=alpha, lr=lr, accuracy=accuracy, bias=bias)
     errors = expected_errors(problem, dynamics, lasso, lr=rate, std=level)
     needed = steps_needed(problem, dynamics, lasso, errors, lr=rate, accuracy=accuracy)
     planned = max(1000, _round_up(max(needed.values())))
