@@ -27,10 +27,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     beside.replace(path)
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Valid JSON: a number that is not finite becomes null."""
+def to_json(values: Mapping[str, Any], indent: int | None = None) -> str:
+    """Valid JSON, a line's end after it: a number that is not finite becomes null."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-    write_atomically(path, (json.dumps(clean, indent=2) + "\n").encode())
+    return json.dumps(clean, indent=indent) + "\n"
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """A JSON file."""
+    write_atomically(path, to_json(values, indent=2).encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

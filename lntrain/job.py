@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from lntrain import plots
 from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import evaluate
-from lntrain.files import read_checkpoint, write_arrays, write_atomically, write_checkpoint, write_json
+from lntrain.files import read_checkpoint, to_json, write_arrays, write_atomically, write_checkpoint, write_json
 from lntrain.model import DiagonalLinear
 from lntrain.noise import Antithetic, Noise, RademacherNoise
 from lntrain.optim import LabelNoiseSGD
@@ -190,7 +189,7 @@ class History:
 
     def trim_metrics(self, folder: Path) -> None:
         """metrics.jsonl as of the checkpoint: an interrupted run may have written past it."""
-        lines = "".join(json.dumps(row) + "\n" for row in self.rows)
+        lines = "".join(to_json(row) for row in self.rows)
         write_atomically(folder / "metrics.jsonl", lines.encode())
 
     def column(self, name: str) -> list[float]:
@@ -232,7 +231,7 @@ def _train(
                 if snapshot.scheduled and snapshot.step > history.step:
                     row = evaluate(job.problem, snapshot, reference, job.plan.penalty)
                     history.add(snapshot, row)
-                    metrics.write(json.dumps({k: v if math.isfinite(v) else None for k, v in row.items()}) + "\n")
+                    metrics.write(to_json(row))
                     mean = snapshot.mean_coef
                     dashboard.row(row, mean.mean(0) if mean is not None and mean.ndim == 2 else mean, lines)
         except DivergenceError:

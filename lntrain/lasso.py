@@ -97,9 +97,7 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
     scaled = np.asfortranarray(X / weights)
     coef = np.zeros(X.shape[1]) if start is None else as_float64(start) * weights
     gap = np.inf
-    for attempt in (None if start is None else "signs", 1e-9, 1e-12, "lars"):
-        if attempt is None:
-            continue
+    for attempt in (*(() if start is None else ("signs",)), 1e-9, 1e-12, "lars"):
         if attempt == "signs":
             coef = _solve_on_signs(scaled, y, alpha, coef)
         elif attempt == "lars":
