@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -178,7 +178,6 @@ def path(alphas: Any, mean: Any, dense: Any, curve: Any, *, title: str = "", sho
     return figure
 
 
-def save(figure: Figure, path: Any, formats: Sequence[str] = ("png",)) -> None:
-    """Write a figure beside `path`, once a format."""
-    for kind in formats:
-        figure.savefig(f"{path}.{kind}")
+def save(figure: Figure, path: Any) -> None:
+    """Write a figure to `path`.png."""
+    figure.savefig(f"{path}.png")
