@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lntrain.lasso import LassoSolution, lasso_objective, weighted_lasso
+from lntrain.lasso import LassoSolution, as_float64, lasso_objective, weighted_lasso
 from lntrain.problem import Problem
 from lntrain.train import Snapshot
 
@@ -105,7 +105,7 @@ def _evaluate_one(
     row = {"train_loss": float(pick(snapshot.loss))}
     if snapshot.coef is None or snapshot.mean_coef is None:
         return row
-    X, y = problem.X.detach().cpu().double(), problem.y.detach().cpu().double()
+    X, y = as_float64(problem.X), problem.y.detach().cpu().double()
     last, mean = pick(snapshot.coef), pick(snapshot.mean_coef)
     row["l1_norm_last"], row["l1_norm_mean"] = float(last.abs().sum()), float(mean.abs().sum())
     if problem.coef is not None:
@@ -119,7 +119,7 @@ def _evaluate_one(
     row["distance_compensated"] = distance(mean, compensated.coef)
     objective = lasso_objective(X, y, penalty, mean)
     row["suboptimality_mean"] = (objective - lasso.objective) / lasso.objective if lasso.objective else 0.0
-    gradient = X.T @ (X @ mean - labels) / len(y)
+    gradient = torch.from_numpy(X.T @ (X @ mean.numpy() - labels.numpy())) / len(y)
     off = mean.abs() <= 1e-3 * mean.abs().max()  # a model without log-weights
     if snapshot.log_weights is not None and snapshot.earlier_log_weights is not None:
         now, before = pick(snapshot.log_weights), pick(snapshot.earlier_log_weights)

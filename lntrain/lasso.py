@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csc_array, csr_array, diags_array, issparse
 from torch import Tensor
 
 Array = NDArray[np.float64]
@@ -35,8 +36,16 @@ class LassoSolution:
         return self.coef != 0
 
 
-def as_float64(values: Any) -> Array:
-    """A tensor or array as a float64 array in memory."""
+def as_float64(values: Any) -> Any:
+    """A tensor or array as a float64 array in memory; a sparse one as scipy's CSR."""
+    if isinstance(values, Tensor) and values.layout == torch.sparse_csr:
+        kind = (
+            np.int32 if values.values().numel() < 2**31 else np.int64
+        )  # scikit-learn's coordinate descent wants int32
+        where = (part.cpu().numpy().astype(kind) for part in (values.col_indices(), values.crow_indices()))
+        return csr_array((values.values().detach().cpu().double().numpy(), *where), shape=tuple(values.shape))
+    if issparse(values):
+        return csr_array(values, dtype=np.float64)
     return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=np.float64)
 
 
@@ -66,7 +75,7 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
     """scikit-learn's Lasso on scaled columns: min (1/2n)||y - X beta||^2 + sum_j lambda_j |beta_j|.
 
     Args:
-        X: (n, d). y: (n,). penalty: lambda, a positive number or (d,) of them.
+        X: (n, d), dense or scipy.sparse. y: (n,). penalty: lambda, a positive number or (d,) of them.
         positive: impose beta >= 0 (the "square" parametrisation).
         start: (d,) a warm start; where its support and signs are the solution's, no iteration is needed.
 
@@ -94,10 +103,11 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
         raise ValueError(f"penalty[{worst}]={penalty[worst]:g} must be positive: without label noise there is no Lasso")
     alpha = float(penalty.mean())
     weights = penalty / alpha
-    scaled = np.asfortranarray(X / weights)
+    sparse = issparse(X)
+    scaled = csc_array(X @ diags_array(1 / weights)) if sparse else np.asfortranarray(X / weights)
     coef = np.zeros(X.shape[1]) if start is None else as_float64(start) * weights
     gap = np.inf
-    for attempt in (*(() if start is None else ("signs",)), 1e-9, 1e-12, "lars"):
+    for attempt in (*(() if start is None else ("signs",)), 1e-9, 1e-12, *(() if sparse else ("lars",))):
         if attempt == "signs":
             coef = _solve_on_signs(scaled, y, alpha, coef)
         elif attempt == "lars":
@@ -127,15 +137,16 @@ def _solve(X: Array, y: Array, alpha: float, start: Array, positive: bool, tol: 
     return np.asarray(solver.coef_, dtype=np.float64)
 
 
-def _solve_on_signs(X: Array, y: Array, alpha: float, start: Array) -> Array:
+def _solve_on_signs(X: Any, y: Array, alpha: float, start: Array) -> Array:
     """Where support and signs are known the KKT conditions are linear; the gap tells whether they were right."""
     on = start != 0
     if not on.any() or on.sum() > len(y):
         return start
-    G, sign = X[:, on].T @ X[:, on] / len(y), np.sign(start[on])
+    used = X[:, on].toarray() if issparse(X) else X[:, on]
+    G, sign = used.T @ used / len(y), np.sign(start[on])
     coef = np.zeros_like(start)
     try:
-        coef[on] = np.linalg.solve(G, X[:, on].T @ y / len(y) - alpha * sign)
+        coef[on] = np.linalg.solve(G, used.T @ y / len(y) - alpha * sign)
     except np.linalg.LinAlgError:
         return start
     return coef if (np.sign(coef[on]) == sign).all() else start

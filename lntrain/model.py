@@ -148,7 +148,7 @@ class DiagonalLinear(nn.Module):
             return x @ coef
         if x.ndim == 3:
             return (x @ coef[..., None]).squeeze(-1)
-        return coef @ x.mT
+        return (x @ coef.mT).mT  # in this order x may be sparse
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, parametrisation={self.parametrisation!r}, depth={self.depth}, replicas={self.replicas}"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lntrain.noise import check_std
+from lntrain.problem import as_tensor
 from lntrain.stream import check_sampling
 
 # Multiplicative step w <- w (1 -/+ a lr g): a / loss_scale for each parametrisation with beta quadratic in w.
@@ -21,7 +22,10 @@ STEP_FACTOR = {"square": 4.0, "difference": 4.0, "hadamard": 2.0}
 
 def as_matrix(X: Any) -> Tensor:
     """X as a (n, d) float64 tensor on its device."""
-    matrix = X.detach().double() if isinstance(X, Tensor) else torch.from_numpy(np.array(X, dtype=np.float64))
+    if hasattr(X, "tocsr") or isinstance(X, Tensor):
+        matrix = as_tensor(X).to_dense().double()
+    else:
+        matrix = torch.from_numpy(np.array(X, dtype=np.float64))
     if matrix.ndim != 2 or len(matrix) == 0:
         raise ValueError(f"X has shape {tuple(matrix.shape)}: give a matrix (n, d)")
     return matrix
@@ -29,8 +33,13 @@ def as_matrix(X: Any) -> Tensor:
 
 def mean_squares(X: Any) -> Tensor:
     """c_j = (1/n) sum_i x_ij^2, (d,)."""
+    if hasattr(X, "tocsr"):
+        X = as_tensor(X)
     if not isinstance(X, Tensor) or X.ndim != 2:
         X = as_matrix(X)
+    if X.layout == torch.sparse_csr:
+        squares = X.values().detach().double().square()
+        return torch.zeros(X.shape[1], dtype=torch.float64).index_add_(0, X.col_indices(), squares) / len(X)
     blocks = torch.split(X.detach(), 64)  # float64 sums without a float64 copy of a large X
     return torch.stack([block.double().square().sum(0) for block in blocks]).sum(0) / len(X)
 
@@ -125,7 +134,7 @@ def effective_penalty(
     Source: theory.md section 3; Pillaud-Vivien et al., COLT 2022, eq. (8) is a = 1, b = n.
     """
     c = mean_squares(X).cpu()
-    b, _ = check_sampling(len(X), batch_size, sampling)
+    b, _ = check_sampling(np.shape(X)[0], batch_size, sampling)
     factor = _variance_to_penalty(lr, parametrisation, loss_scale, momentum, dampening, nesterov, antithetic)
     power = torch.as_tensor(np.asarray(factor) * np.square(check_std(std)) / b, dtype=torch.float64)
     return power[..., None] * c + _decay_penalty(weight_decay, parametrisation, loss_scale)
@@ -165,7 +174,7 @@ def noise_for_penalty(
     2.0
     """
     c = mean_squares(X).cpu()
-    b, _ = check_sampling(len(X), batch_size, sampling)
+    b, _ = check_sampling(np.shape(X)[0], batch_size, sampling)
     factor = _variance_to_penalty(lr, parametrisation, loss_scale, momentum, dampening, nesterov, antithetic)
     decay = _decay_penalty(weight_decay, parametrisation, loss_scale)
     if isinstance(penalty, (Tensor, np.ndarray)) and np.ndim(penalty) > 0:

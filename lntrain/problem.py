@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,8 +39,8 @@ class Problem:
     y_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        X = _as_tensor(self.X, "X")
-        y = _as_tensor(self.y, "y")
+        X = as_tensor(self.X, "X")
+        y = as_tensor(self.y, "y")
         if X.ndim != 2 or y.ndim != 1 or len(X) != len(y):
             raise ValueError(f"X {tuple(X.shape)} and y {tuple(y.shape)} do not fit: give (n, d) and (n,)")
         if len(X) < 2 or X.shape[1] < 1:
@@ -49,20 +50,22 @@ class Problem:
         y = y.to(X.device)
         if y.dtype != X.dtype:
             raise ValueError(f"y is {y.dtype} and X {X.dtype}: give both one dtype")
-        for label, values in (("X", X), ("y", y)):
+        for label, values in (("X", X if X.layout == torch.strided else X.values()), ("y", y)):
             if not all(bool(torch.isfinite(block).all()) for block in torch.split(values, _ROWS)):
                 where = [int(i) for i in (~torch.isfinite(values)).nonzero()[0]]
-                raise ValueError(
-                    f"{label}{where} is {float(values[tuple(where)])}: remove or fill missing values first"
-                )
-        zero = torch.stack([(block == 0).all(0) for block in torch.split(X, _ROWS)]).all(0)
+                name = label if values is X or values is y else "X.data"
+                raise ValueError(f"{name}{where} is {float(values[tuple(where)])}: remove or fill missing values first")
+        if X.layout == torch.strided:
+            zero = torch.stack([(block == 0).all(0) for block in torch.split(X, _ROWS)]).all(0)
+        else:
+            zero = torch.bincount(X.col_indices()[X.values() != 0], minlength=X.shape[1]) == 0
         if bool(zero.any()):
             column = int(zero.nonzero()[0, 0])
             raise ValueError(f"column {self._column(column)} of X is all zeros: drop it")
         object.__setattr__(self, "X", X)
         object.__setattr__(self, "y", y)
         if self.coef is not None:
-            coef = _as_tensor(self.coef, "coef").to(X)
+            coef = as_tensor(self.coef, "coef").to(X)
             if coef.shape != X.shape[1:]:
                 raise ValueError(f"coef has shape {tuple(coef.shape)}: X has {X.shape[1]} columns")
             object.__setattr__(self, "coef", coef)
@@ -93,14 +96,24 @@ class Problem:
         return back, self.y_offset - back @ offset.double()
 
 
-def _as_tensor(values: Any, label: str) -> Tensor:
+def as_tensor(values: Any, label: str = "X") -> Tensor:
+    """An array, a tensor or a scipy.sparse matrix as a tensor of floats; sparse ones in CSR layout."""
     if isinstance(values, Tensor):
         tensor = values.detach()
+    elif hasattr(values, "tocsr"):
+        csr = values.tocsr(copy=True)
+        csr.sum_duplicates()
+        begins, columns = (torch.from_numpy(part.astype(np.int64)) for part in (csr.indptr, csr.indices))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "beta state"
+            tensor = torch.sparse_csr_tensor(begins, columns, torch.from_numpy(csr.data), size=csr.shape)
     else:
         try:
             tensor = torch.from_numpy(np.array(values))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{label} is no array of numbers: {error}") from None
+    if tensor.layout not in (torch.strided, torch.sparse_csr):
+        raise ValueError(f"{label} is {tensor.layout}: give a dense tensor or a CSR one (.to_sparse_csr())")
     return tensor if tensor.is_floating_point() else tensor.double()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lntrain.engine import choose
-from lntrain.engine.state import Run
+from lntrain.engine.state import BLOCK, Run
 from lntrain.model import DiagonalLinear
 from lntrain.noise import LabelFlips
 from lntrain.optim import noise_std
@@ -78,7 +78,7 @@ def train(
     Args:
         model: a DiagonalLinear, or any nn.Module on the torch path.
         optimizer: LabelNoiseSGD, or any torch optimiser (then without noise).
-        problem: X (n, d), y (n,), in the model's dtype.
+        problem: X (n, d), dense or CSR, y (n,), in the model's dtype.
         steps: the last step, counted from the run's beginning also when `state` goes on from one.
         batch_size: rows a step, None for all. sampling: "full", "replacement" (the default with a
             batch_size), "without", "shuffle" (epochs) or "haochen" (full gradient, noise on b labels).
@@ -163,7 +163,10 @@ def _advance(
     for stop in stops:
         while run.step < stop:
             began = time.monotonic()
-            advance(run, min(stop, run.step + chunk))
+            goal = run.step + chunk
+            advance(
+                run, min(stop, goal // BLOCK * BLOCK if chunk >= BLOCK else goal)
+            )  # whole blocks: see engine/sparse
             _check(run, problem, bound)
             now = time.monotonic()
             chunk = max(16, min(2 * chunk, int(chunk * HEARTBEAT / 2 / max(now - began, 1e-6))))
@@ -194,7 +197,7 @@ def _check(run: Run, problem: Problem, bound: Tensor) -> None:
         return
     lr = run.optimizer.param_groups[0]["lr"]
     remedy = "take a smaller lr"
-    if isinstance(run.model, DiagonalLinear) and run.model.depth == 2:
+    if isinstance(run.model, DiagonalLinear) and run.model.depth == 2 and problem.X.layout == torch.strided:
         coef = problem.coef if problem.coef is not None else torch.linalg.pinv(problem.X.double()) @ problem.y.double()
         stable = stable_lr(
             problem.X, coef, parametrisation=run.model.parametrisation, loss_scale=run.loss_scale, batch_size=run.batch_size

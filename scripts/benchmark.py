@@ -9,12 +9,15 @@ a rate is the median over repeats. Prints a Markdown table, writes outputs/bench
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +30,13 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_
 
 import numba as nb
 import numpy as np
+import scipy.sparse
 import torch
+from hydra import compose, initialize_config_module
 from numpy.typing import NDArray
 
-from lntrain import DiagonalLinear, GaussianNoise, LabelNoiseSGD, Problem, sparse_regression, train
+from lntrain import DiagonalLinear, GaussianNoise, LabelNoiseSGD, Problem, job, sparse_regression, train
+from lntrain.cli import _register
 
 Rival = Callable[[int], None]  # makes so many steps
 LR, STD = 1e-4, 0.1
@@ -198,11 +204,47 @@ def memory(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
+def sparse(options: argparse.Namespace) -> dict[str, Any]:
+    """One row a step of a CSR matrix, 100 numbers a row, against the same matrix dense."""
+    n, d = LARGE[0], LARGE[1] // 5
+    rng = np.random.default_rng(0)
+    X = scipy.sparse.random_array((n, d), density=100 / d, format="lil", dtype=np.float32, rng=rng)
+    X[rng.integers(n, size=d), np.arange(d)] = 1.0  # no column of zeros
+    y = np.asarray(X.tocsr()[:, :5].sum(1), np.float32)
+    rivals = {name: ours(Problem(each, y), 1, "fused") for name, each in (("csr", X.tocsr()), ("dense", X.toarray()))}
+    rates = side_by_side(rivals, options.seconds, options.repeats)
+    return {
+        "n": n,
+        "d": d,
+        "numbers_a_row": X.nnz / n,
+        "steps_per_second": rates,
+        "ratio": rates["csr"] / rates["dense"],
+    }
+
+
+def metrics(repeats: int, steps: int = 10_000_000) -> dict[str, float]:
+    """What metrics, TensorBoard and checkpoints add to the bare engine; start-up and final figures apart."""
+    problem, wishes = sparse_regression(40, 100, 5, seed=0), ["optimizer.lr=0.01", "noise.std=20", f"steps={steps}"]
+    _register()
+    with initialize_config_module("lntrain.conf", version_base="1.3"):
+        cfg = compose("config", [*wishes, "model.replicas=null"])
+    seen: dict[str, list[float]] = {"bare": [], "job": []}
+    for _ in range(repeats):
+        model = DiagonalLinear(100)
+        run = train(model, LabelNoiseSGD(model.parameters(), lr=0.01, noise=20.0), problem, steps)
+        seen["bare"].append(steps / timed(lambda run=run: [None for _ in run]))
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            seen["job"].append(job.run(cfg, Path(folder))["steps_per_second"])
+    rates = {name: float(np.median(each)) for name, each in seen.items()}
+    return rates | {"cost": rates["bare"] / rates["job"] - 1}
+
+
 def large() -> None:
     """In a process of its own: time and peak memory where X does not fit any cache."""
     n, d = LARGE
-    warm = sparse_regression(8, 16, 2, seed=0).to(torch.float32)
+    warm = Problem(torch.full((8, 1_000_000), 1e-3), torch.ones(8))  # large enough to be split over threads
     ours(warm, None, "fused")(16)  # compiled before memory is measured
+    del warm
     Path("/proc/self/clear_refs").write_text("5")  # wipes the high-water mark, which holds the compiler's
     base = memory("VmRSS")
     X = np.empty((n, d), np.float32)
@@ -262,7 +304,9 @@ def main() -> None:
     if not options.quick:
         child = subprocess.run([sys.executable, __file__, "--large"], capture_output=True, text=True, check=True)
         result["large"] = json.loads(child.stdout.splitlines()[-1])
-        print("\n" + "\n".join(f"{key}: {value}" for key, value in result["large"].items()))
+        result |= {"sparse": sparse(options), "metrics": metrics(options.repeats)}
+        for part in ("large", "sparse", "metrics"):
+            print(f"\n{part}: " + ", ".join(f"{key} {value}" for key, value in result[part].items()))
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     path.write_text(json.dumps(result, indent=2))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lntrain import Antithetic, DiagonalLinear, GaussianNoise, LabelNoiseSGD, RademacherNoise, sparse_regression, train
-from lntrain.engine import choose, cpu, loop
+from lntrain.engine import choose, cpu, loop, wide
 from lntrain.noise import NoNoise
 from lntrain.schedule import Cosine, PowerDecay
 from lntrain.train import _begin
@@ -99,11 +99,21 @@ def test_fused_follows_the_loop_for_long(case):
     assert_trajectories_agree(case, 10_000)
 
 
-@pytest.mark.parametrize("batch", ["full", "one"])
-def test_float32_agrees_in_the_mean(batch):
-    reference, fused = both(3000, "difference", batch, dtype=torch.float32)
+def assert_means_agree_in_float32(case, steps):
+    reference, fused = both(steps, *case, dtype=torch.float32)
     error = (fused.mean("coef") - reference.mean("coef")).norm() / reference.mean("coef").norm()
     assert float(error) <= 1e-3
+
+
+@pytest.mark.parametrize("batch", ["full", "one"])
+def test_float32_agrees_in_the_mean(batch):
+    assert_means_agree_in_float32(("difference", batch), 3000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SOME, ids="-".join)
+def test_float32_agrees_in_the_mean_for_long(case):
+    assert_means_agree_in_float32(case, 10_000)
 
 
 def test_long_rows_and_large_problems_follow_the_loop():
@@ -111,6 +121,34 @@ def test_long_rows_and_large_problems_follow_the_loop():
     for n, d in ((37, 6001), (3, 100_003)):
         reference, fused = both(20, n=n, d=d, dtype=torch.float64, lr=1e-7)
         assert_same(reference, fused, 1e-10)
+
+
+@pytest.fixture
+def wide_always(monkeypatch):
+    monkeypatch.setattr(wide, "WIDE_BYTES", 0)
+    monkeypatch.setattr(wide, "SHARED_BYTES", 0)
+
+
+@pytest.mark.parametrize("case", SOME, ids="-".join)
+def test_rows_split_over_threads_follow_the_loop(case, wide_always):
+    reference, fused = both(300, *case, n=37)
+    assert_same(reference, fused, 1e-10)
+
+
+@pytest.mark.parametrize("batch", ["full", "shuffle"])
+def test_rows_split_over_threads_leave_no_trace(batch, wide_always):
+    """Of the number of threads, of chunks, and of other replicas."""
+    runs = [make(batch=batch, n=69, replicas=2, optimizer="momentum", dtype=torch.float32) for _ in range(2)]
+    torch.set_num_threads(1)  # conftest puts it back
+    cpu.advance(runs[0], 300)
+    torch.set_num_threads(2)
+    for stop in (1, 2, 77, 256, 300):
+        cpu.advance(runs[1], stop)
+    assert_same(*runs)
+    alone = make(batch=batch, n=69, optimizer="momentum", dtype=torch.float32, rank=1)
+    cpu.advance(alone, 300)
+    assert torch.equal(alone.coef, runs[0].coef[1])
+    assert torch.equal(alone.mean("coef"), runs[0].mean("coef")[1])
 
 
 def test_learning_rate_schedule():

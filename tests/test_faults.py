@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-STEPS = 12_000  # some seconds of the torch engine
+STEPS = {"torch": 12_000, "fused": 20_000_000}  # some seconds of each engine
 COMMAND = [sys.executable, "-c", "from lntrain.cli import main; main()"]
 RUN = [
     "problem.n=12", "problem.d=8", "problem.k=2", "model.replicas=null", "optimizer.lr=0.002", "penalty.alpha_ratio=0.2",
-    f"steps={STEPS}", "engine=torch", "batch_size=4", "checkpoint_every=0.05",
+    "batch_size=4", "checkpoint_every=0.05",
 ]  # fmt: skip
 PATIENCE = 120  # seconds until a process that does not answer fails the test
 
@@ -45,26 +45,32 @@ def _steps(folder):
     return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture(scope="module", params=list(STEPS))
+def run(request):
+    """The command's arguments."""
+    return [*RUN, f"engine={request.param}", f"steps={STEPS[request.param]}", "run_dir=run"]
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, run):
     """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
-    process = _start(folder, *RUN, "run_dir=run")
+    process = _start(folder, *run)
     _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
     return folder / "run"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_stops_with_its_code_and_a_checkpoint_and_resume_finishes(number, code, tmp_path, whole):
-    process = _start(tmp_path, *RUN, "run_dir=run")
+def test_a_signal_stops_with_its_code_and_a_checkpoint_and_resume_finishes(number, code, tmp_path, run, whole):
+    process = _start(tmp_path, *run)
     _wait_for(tmp_path / "run" / "checkpoint.pt", process)
     process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
     assert err.strip() == f"lntrain: stopped; go on with: lntrain resume={tmp_path / 'run'}"
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
-    assert 0 < torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state"]["step"] < STEPS
+    assert 0 < torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state"]["step"] < _steps(whole)[-1]
     again = _start(tmp_path, "resume=run")
     _, err = again.communicate(timeout=PATIENCE)
     assert (again.returncode, err) == (0, "")
@@ -72,9 +78,9 @@ def test_a_signal_stops_with_its_code_and_a_checkpoint_and_resume_finishes(numbe
     assert _steps(tmp_path / "run") == _steps(whole)
 
 
-def test_killed_at_five_random_moments_and_resumed_it_ends_bit_equal(tmp_path, whole):
+def test_killed_at_five_random_moments_and_resumed_it_ends_bit_equal(tmp_path, run, whole):
     rng, folder, kills = random.Random(0), tmp_path / "run", 0
-    process = _start(tmp_path, *RUN, "run_dir=run")
+    process = _start(tmp_path, *run)
     _wait_for(folder / "checkpoint.pt", process)
     for _ in range(5):
         before = (folder / "checkpoint.pt").stat().st_mtime_ns

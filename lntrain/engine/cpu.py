@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lntrain.engine import kernels, steps
+from lntrain.engine import kernels, sparse, steps, wide
 from lntrain.engine.simd import VECTOR_BYTES
 from lntrain.engine.state import BLOCK, Run
 from lntrain.model import DiagonalLinear
@@ -35,8 +35,8 @@ def applies(run: Run) -> str | None:
     model, optimizer = run.model, run.optimizer
     if type(model) is not DiagonalLinear:
         return f"the model is a {type(model).__name__}, not a DiagonalLinear"
-    if run.X.device.type != "cpu" or run.X.layout != torch.strided:
-        return f"X is {run.X.layout} on {run.X.device}, not dense on the CPU"
+    if run.X.device.type != "cpu" or run.X.layout not in (torch.strided, torch.sparse_csr):
+        return f"X is {run.X.layout} on {run.X.device}, not dense or CSR on the CPU"
     if run.X.dtype not in FLOOR:
         return f"the dtype is {run.X.dtype}, not float32 or float64"
     if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
@@ -47,6 +47,10 @@ def applies(run: Run) -> str | None:
     if not all(w.requires_grad for w in model.weights):
         return "a weight is frozen (requires_grad=False)"
     group = optimizer.param_groups[0]
+    plain = group["momentum"] == 0 and group["weight_decay"] == 0 and model.depth == 2
+    rows_alone = run.batch_size == 1 and run.sampling not in ("full", "haochen")
+    if run.X.layout == torch.sparse_csr and not (plain and rows_alone):
+        return "a sparse X needs batch_size=1, depth 2, no momentum and no weight decay"
     for option in ("maximize", "differentiable"):
         if group[option]:
             return f"{option}=True is not supported"
@@ -72,32 +76,38 @@ def advance(run: Run, stop: int) -> None:
     if run.step >= stop:
         return
     X = _rows(run.X)
-    with ThreadPoolExecutor(min(run.replicas or 1, torch.get_num_threads())) as pool:
-        while run.step < stop:
-            _segment(run, X, min(stop, (run.step // SEGMENT + 1) * SEGMENT), pool)
+    while run.step < stop:
+        _segment(run, X, min(stop, (run.step // SEGMENT + 1) * SEGMENT))
 
 
-def _segment(run: Run, X: NDArray[Any], stop: int, pool: ThreadPoolExecutor) -> None:
+def _segment(run: Run, X: Any, stop: int) -> None:
     """Steps run.step..stop-1 of every replica; only then is anything written back."""
-    group, count, dtype = run.optimizer.param_groups[0], stop - run.step, X.dtype
+    group, count = run.optimizer.param_groups[0], stop - run.step
     states, first = _load(run)
+    dtype = states[0].weights.dtype
     if run.lr_schedule is None:
         rates = np.full(count, float(group["lr"]), dtype)
     else:
         rates = (run.base_lr[0] * _factors(run.lr_schedule, run.step, count)).astype(dtype)
     factors = _factors(run.noise.factor, run.noise_step, count)  # type: ignore[union-attr]
     stds, ratios = (np.broadcast_to(v, len(states)) for v in (noise_std(run.optimizer), group.get("lr_ratio", 1.0)))
-    y = np.ascontiguousarray(run.y.detach().numpy())
+    y = _padded(run.y.detach().numpy())
 
-    def replica(r: int) -> None:
-        key, std = np.uint64(stream_key(*run.keys()[r])), (stds[r] * factors).astype(dtype)
-        rule = _rule(run, float(ratios[r]))
-        steps.run_steps(X, y, rule, states[r], key, run.step, run.noise_step, rates, std, first)
-
-    if len(states) == 1:
-        replica(0)
+    rules, pairs = [_rule(run, float(ratio)) for ratio in ratios], run.keys()
+    keys = [np.uint64(stream_key(*pair)) for pair in pairs]
+    std = [(s * factors).astype(dtype) for s in stds]
+    sparse_X = isinstance(X, tuple)
+    rows = len(run.y) if run.sampling in ("full", "haochen") else run.batch_size
+    if not sparse_X and rows * run.X.shape[1] * dtype.itemsize >= wide.WIDE_BYTES:
+        wide.run_steps(X, y, rules, states, keys, run.step, run.noise_step, rates, std, first)
     else:
-        list(pool.map(replica, range(len(states))))
+
+        def replica(r: int) -> None:
+            own = (X, y, rules[r], states[r], keys[r], run.step, run.noise_step, rates, std[r])
+            sparse.run_steps(*own) if sparse_X else steps.run_steps(*own, first)
+
+        with ThreadPoolExecutor(min(len(states), torch.get_num_threads())) as pool:
+            list(pool.map(replica, range(len(states))))
     _store(run, states)
     run.step = stop
     if run.lr_schedule is not None:
@@ -155,8 +165,8 @@ def _load(run: Run) -> tuple[list[kernels.State], bool]:
         stack(kept),
         _padded(sums["coef_block"].to(dtype).numpy()),
         _padded(sums["coef_total"].numpy()),
-        sums["noise_block"].to(dtype).numpy().copy(),
-        sums["noise_total"].numpy().copy(),
+        _padded(sums["noise_block"].to(dtype).numpy()),
+        _padded(sums["noise_total"].numpy()),
         _padded(np.zeros((many[0], 2 + many[1], d), sums["coef_block"].to(dtype).numpy().dtype)),
     )
     return [kernels.State(*(column[r] for column in columns)) for r in range(many[0])], first
@@ -182,8 +192,10 @@ def _gather(rows: list[NDArray[Any]], like: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(rows)).reshape(like.shape)
 
 
-def _rows(X: Tensor) -> NDArray[Any]:
-    """X with rows that begin on cache lines where a copy is cheap, else X itself."""
+def _rows(X: Tensor) -> Any:
+    """X with rows that begin on cache lines where a copy is cheap, else X itself; a CSR one as its three arrays."""
+    if X.layout == torch.sparse_csr:
+        return tuple(part.detach().numpy() for part in (X.values(), X.col_indices(), X.crow_indices()))
     array = np.ascontiguousarray(X.detach().numpy())
     return _padded(array) if array.nbytes <= COPY_BYTES else array
 
@@ -192,6 +204,7 @@ def _padded(array: NDArray[Any]) -> NDArray[Any]:
     """A copy whose last axis is filled up with zeros to whole vectors, aligned to them."""
     lanes = VECTOR_BYTES // 4  # of float32, so that sums in float64 have the same length
     width = -(-array.shape[-1] // lanes) * lanes
+    width += lanes * (width % 512 == 0)  # rows 2048 bytes apart would share a few places of the first cache
     shape = (*array.shape[:-1], width)
     memory = np.zeros(int(np.prod(shape)) * array.itemsize + VECTOR_BYTES, np.uint8)
     start = -memory.ctypes.data % VECTOR_BYTES

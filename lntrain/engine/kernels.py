@@ -18,7 +18,7 @@ NONE, GAUSSIAN, RADEMACHER = 0, 1, 2
 FULL, REPLACEMENT, WITHOUT, SHUFFLE, HAOCHEN = 0, 1, 2, 3, 4  # as stream.SAMPLINGS counts; 1 to 3 as fill_rows does
 
 STRETCH = 4096  # numbers of noise drawn at a time: they and X of (40, 100) stay in the first cache
-L2_BYTES = 1_500_000  # X beyond it is streamed: the next rows are read while the last ones are added
+L1_BYTES, L2_BYTES = 32_768, 1_500_000  # of the caches, for the number of rows taken together
 
 _REAL = {"contract", "reassoc", "nsz", "arcp"}  # not nnan, ninf: a diverged run must show it
 
@@ -42,7 +42,7 @@ class Rule(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a replica carries: weights, buffers (m, padded d), sums (padded d,) and (n,); room (2 + m, padded d) to work in."""
+    """What a replica carries: weights, buffers (m, padded d), sums (padded d,) and (padded n,); room (2 + m, padded d) to work in."""
 
     weights: Any
     buffers: Any
@@ -77,25 +77,41 @@ def begin(rule, w, beta, total, grad):  # type: ignore[no-untyped-def]
             grad[j] = 0
 
 
+def _pass(height: int, sweeps: tuple[Any, Any, Any]) -> Any:
+    """One pass over rows index[first:last], `height` at a time; `ahead`: the next are read while the last are added."""
+    dot, add, dot_add = sweeps
+
+    @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
+    def run(X, index, first, last, ahead, beta, target, scale, residual, grad):  # type: ignore[no-untyped-def]
+        split = max(first, last - height) if ahead else first  # up to there in one sweep
+        if first < split:
+            dot(X, index, first, 0, beta, target, scale, residual, grad)
+        for i in range(first, split, height):
+            dot_add(X, index, i + height, i, beta, target, scale, residual, grad)
+        for i in range(split, last, height):
+            if i == first or not ahead:
+                dot(X, index, i, 0, beta, target, scale, residual, grad)
+            add(X, index, 0, i, beta, target, scale, residual, grad)
+
+    return run
+
+
+_ones, _fours, _eights = _pass(1, simd.SWEEP_1), _pass(4, simd.SWEEP_4), _pass(8, simd.SWEEP_8)
+
+
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
 def gradient(X, index, first, count, beta, target, scale, residual, grad):  # type: ignore[no-untyped-def]
-    """grad += scale X_B^T (X_B beta - target), rows index[first:first+count], in one pass over them."""
+    """grad += scale X_B^T (X_B beta - target), rows index[first:first+count], in blocks that the caches hold."""
     row, last = X.shape[1] * X.itemsize, first + count
-    blocked = first if 16 * row > L2_BYTES else first + count // 8 * 8  # rows too long go one by one
-    if X.size * X.itemsize > L2_BYTES and blocked > first:
-        simd.dot_8(X, index, first, 0, beta, target, scale, residual, grad)
-        for i in range(first + 8, blocked, 8):
-            simd.dot_add_8(X, index, i, i - 8, beta, target, scale, residual, grad)
-        simd.add_8(X, index, 0, blocked - 8, beta, target, scale, residual, grad)
-    else:
-        for i in range(first, blocked, 8):
-            simd.dot_8(X, index, i, 0, beta, target, scale, residual, grad)
-            simd.add_8(X, index, 0, i, beta, target, scale, residual, grad)
-    if blocked < last:
-        simd.dot_1(X, index, blocked, 0, beta, target, scale, residual, grad)
-        for i in range(blocked + 1, last):
-            simd.dot_add_1(X, index, i, i - 1, beta, target, scale, residual, grad)
-        simd.add_1(X, index, 0, last - 1, beta, target, scale, residual, grad)
+    ahead = 8 * row <= L1_BYTES or 4 * row > L1_BYTES
+    eights = fours = first
+    if 16 * row <= L2_BYTES:
+        if 16 * row <= L1_BYTES or 4 * row > L1_BYTES:
+            eights = first + count // 8 * 8
+        fours = eights + (last - eights) // 4 * 4
+    _eights(X, index, first, eights, True, beta, target, scale, residual, grad)
+    _fours(X, index, eights, fours, ahead, beta, target, scale, residual, grad)
+    _ones(X, index, fours, last, True, beta, target, scale, residual, grad)
 
 
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
@@ -155,22 +171,13 @@ def draw(rule, unit, first, key):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
-def add_noise(y, unit, std, target, total):  # type: ignore[no-untyped-def]
-    """Every label's noisy target, and the noise added to its sum."""
-    for i in range(y.shape[0]):
-        noise = std * target.dtype.type(unit[i])
-        total[i] += noise
-        target[i] = y[i] + noise
-
-
-@nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
 def label(rule, y, unit, draw, std, rows, first, width, target, total):  # type: ignore[no-untyped-def]
     """One step's noisy targets from unit[draw:] and rows[first:], and its noise added to the sum over all labels."""
     if rule.sampling == FULL:
-        add_noise(y, unit[draw : draw + width], std, target, total)
+        simd.add_noise(y, unit, draw, std, target, total)  # type: ignore[call-arg]
         return
     if rule.sampling == HAOCHEN:
-        for i in range(y.shape[0]):
+        for i in range(total.shape[0]):
             target[i] = y[i]
     for i in range(width):
         row, noise = rows[first + i], std * target.dtype.type(unit[draw + i])

@@ -11,24 +11,25 @@ from lntrain.optim import LabelNoiseSGD
 
 def advance(run: Run, stop: int) -> None:
     """Train `run` up to step `stop`, in place."""
+    X = run.X.to_dense()  # a sparse one is for the fused engine; here any step is dense
     while run.step < stop:
         end = min(stop, (run.step // BLOCK + 1) * BLOCK)
         drawn = run.rows(end - run.step)
         rows = None if drawn is None else torch.from_numpy(drawn).to(run.y.device)
         for k in range(end - run.step):
-            _step(run, None if rows is None else rows[:, k])
+            _step(run, X, None if rows is None else rows[:, k])
             run.step += 1
         run.close_block()
 
 
-def _step(run: Run, rows: Tensor | None) -> None:
+def _step(run: Run, X: Tensor, rows: Tensor | None) -> None:
     """One step: `rows` (R or 1, b), or None for the whole batch."""
     if run.lr_schedule is not None:
         run.set_lr(float(run.lr_schedule(run.step)))
     coef = run.coef
     if coef is not None:
         run.sums["coef_block"].add_(coef)
-    x, targets, noise = _noisy_batch(run, rows)
+    x, targets, noise = _noisy_batch(run, X, rows)
     run.sums["noise_block"].add_(noise)
     output = run.model(x)
     if output.shape != targets.shape:
@@ -42,9 +43,9 @@ def _step(run: Run, rows: Tensor | None) -> None:
     run.optimizer.step()
 
 
-def _noisy_batch(run: Run, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _noisy_batch(run: Run, X: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """(x, noisy targets, the noise as it falls on all n labels)."""
-    X, y, many = run.X, run.y, run.replicas is not None
+    y, many = run.y, run.replicas is not None
     whole = y if run.replicas is None else y.expand(run.replicas, -1)
     if rows is None:
         noisy = _perturb(run, whole, many)

@@ -152,8 +152,12 @@ def _sweep(rows: int, *, dot: bool, add: bool) -> Any:
     return sweep
 
 
-dot_8, add_8, dot_add_8 = _sweep(8, dot=True, add=False), _sweep(8, dot=False, add=True), _sweep(8, dot=True, add=True)
-dot_1, add_1, dot_add_1 = _sweep(1, dot=True, add=False), _sweep(1, dot=False, add=True), _sweep(1, dot=True, add=True)
+def _sweeps(rows: int) -> tuple[Any, Any, Any]:
+    """(dot, add, both) of so many rows at a time."""
+    return _sweep(rows, dot=True, add=False), _sweep(rows, dot=False, add=True), _sweep(rows, dot=True, add=True)
+
+
+SWEEP_1, SWEEP_4, SWEEP_8 = _sweeps(1), _sweeps(4), _sweeps(8)
 
 
 def _elementwise(compute: Any) -> Any:
@@ -180,6 +184,26 @@ def _elementwise(compute: Any) -> Any:
         return types.none(w, beta, total, grad), codegen
 
     return elementwise
+
+
+@intrinsic
+def add_noise(typing_context, y, unit, first, std, target, total):  # type: ignore[no-untyped-def]
+    """target = y + std unit[first:], total += std unit[first:], in whole vectors: what lies beyond n is nobody's."""
+    signature = types.none(y, unit, types.intp, std, target, total)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        arrays = {n: context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 4, 5)}
+        y, unit, target, total = (array.data for array in arrays.values())
+        e = _Emitter(builder, args[3].type, builder.extract_value(arrays[0].shape, 0))
+        scale, drawn = e.splat(args[3], e.lanes), ir.VectorType(ir.FloatType(), e.lanes)
+        with cgutils.for_range_slice(builder, INT(0), e.width, INT(e.lanes), INT) as (i, _):
+            eps = builder.load(e.at(unit, builder.add(args[2], i), drawn), align=4)
+            noise = builder.fmul(scale, eps if e.size == 4 else builder.fpext(eps, e.vector))
+            e.store(builder.fadd(e.load(total, i), noise), total, i)
+            e.store(builder.fadd(e.load(y, i), noise), target, i)
+        return context.get_dummy_value()
+
+    return signature, codegen
 
 
 def _single(beta_of: Any, step: Any) -> Any:
@@ -222,8 +246,12 @@ def _single(beta_of: Any, step: Any) -> Any:
     return single
 
 
-def _quadratic(beta_of: Any, step: Any) -> tuple[Any, Any, Any]:
-    """(begin, descend, single): beta joins its sum and grad starts at 0; a plain step along grad; both on one row."""
+def _quadratic(beta_of: Any, step: Any) -> tuple[Any, Any, Any, Any]:
+    """(begin, descend, onward, single).
+
+    begin: beta joins its sum and grad starts at 0. descend: a plain step along grad. onward: descend and
+    the next step's begin, the weights loaded once. single: begin and descend on one row.
+    """
 
     def begin(e: Any, u: Any, v: Any, total: Any, **_: Any) -> dict[str, Any]:
         beta = beta_of(e, u, v)
@@ -232,7 +260,11 @@ def _quadratic(beta_of: Any, step: Any) -> tuple[Any, Any, Any]:
     def descend(e: Any, u: Any, v: Any, grad: Any, **_: Any) -> dict[str, Any]:
         return step(e, u, v, grad)  # type: ignore[no-any-return]
 
-    return _elementwise(begin), _elementwise(descend), _single(beta_of, step)
+    def onward(e: Any, u: Any, v: Any, total: Any, grad: Any, **_: Any) -> dict[str, Any]:
+        weights = step(e, u, v, grad)
+        return weights | begin(e, weights["u"], weights.get("v", v), total)  # type: ignore[no-any-return]
+
+    return _elementwise(begin), _elementwise(descend), _elementwise(onward), _single(beta_of, step)
 
 
 def _square_step(e: Any, u: Any, v: Any, g: Any) -> dict[str, Any]:
@@ -252,6 +284,8 @@ def _difference(e: Any, u: Any, v: Any) -> Any:
     return e.builder.fsub(e.builder.fmul(u, u), e.builder.fmul(v, v))
 
 
-begin_difference, descend_difference, single_difference = _quadratic(_difference, _difference_step)
-begin_square, descend_square, single_square = _quadratic(lambda e, u, v: e.mul(u, u), _square_step)
-begin_hadamard, descend_hadamard, single_hadamard = _quadratic(lambda e, u, v: e.mul(u, v), _hadamard_step)
+begin_difference, descend_difference, onward_difference, single_difference = _quadratic(_difference, _difference_step)
+begin_square, descend_square, onward_square, single_square = _quadratic(lambda e, u, v: e.mul(u, u), _square_step)
+begin_hadamard, descend_hadamard, onward_hadamard, single_hadamard = _quadratic(
+    lambda e, u, v: e.mul(u, v), _hadamard_step
+)

@@ -17,7 +17,6 @@ from lntrain.engine.kernels import (
     HAOCHEN,
     SQUARE,
     STRETCH,
-    add_noise,
     begin,
     by_weight,
     close_block,
@@ -41,6 +40,62 @@ class Drawn(NamedTuple):
     residual: Any
 
 
+@nb.njit(error_model="numpy")
+def empty(rule, n, dtype):  # type: ignore[no-untyped-def]
+    """Room for a stretch of draws: (unit, rows) by step, and the same as a Drawn."""
+    width = rule.batch_size
+    size = max(8, min(BLOCK, STRETCH // width // 8 * 8))  # pairs of steps times the four of a Philox block
+    every = 2 if rule.paired else 1  # steps that share their draws
+    draws = np.zeros(size // every * width + simd.VECTOR_BYTES, np.float32)  # its last vector may reach beyond
+    unit, rows = draws[: size // every * width].reshape(-1, width), np.empty((size, width), np.int64)
+    index = np.arange(n) if rule.sampling == FULL or rule.sampling == HAOCHEN else rows.reshape(-1)
+    room = np.empty((2, index.shape[0] + simd.VECTOR_BYTES), dtype)
+    return unit, rows, Drawn(draws, rows.reshape(-1), index, room[0], room[1])
+
+
+# no fastmath here or in draw: numba hands it down to what they call, and the stream's numbers would change
+@nb.njit(error_model="numpy")
+def refill(rule, unit, rows, n, start, key):  # type: ignore[no-untyped-def]
+    """The draws of steps start.. (a multiple of 8)."""
+    every = 2 if rule.paired else 1
+    draw(rule, unit, start // every, key)
+    if rule.sampling != FULL:
+        fill_rows(rows, start, every, n, 1 if rule.sampling == HAOCHEN else rule.sampling, key)
+
+
+@nb.njit(forceinline=True, error_model="numpy")
+def extent(rule, n, t):  # type: ignore[no-untyped-def]
+    """Where step t's rows begin in the index, and how many they are."""
+    whole = rule.sampling == FULL or rule.sampling == HAOCHEN
+    return (0, n) if whole else (t * rule.batch_size, rule.batch_size)
+
+
+@nb.njit(forceinline=True, error_model="numpy")
+def prepare(y, rule, w, beta, coef_block, grad, noise_block, unit, rows, target, t, std):  # type: ignore[no-untyped-def]
+    """Step t's labels and coefficients; grad is 0."""
+    shift = 1 if rule.paired else 0  # a shift, for division is slow
+    if t & shift:
+        std = -std  # the second of a pair
+    width = rule.batch_size
+    label(rule, y, unit, (t >> shift) * width, std, rows, t * width, width, target, noise_block)
+    begin(rule, w, beta, coef_block, grad)
+
+
+@nb.njit(forceinline=True, error_model="numpy")
+def conclude(rule, w, beta, coef_block, grad, slopes, buffers, rate, first):  # type: ignore[no-untyped-def]
+    """The weights move along grad, which bears the rate where the step is plain."""
+    if plain(rule):
+        descend(rule, w, beta, coef_block, grad)
+    else:
+        by_weight(rule, w, grad, slopes)
+        sgd(rule, w, slopes, buffers, rate, first)
+
+
+@nb.njit(forceinline=True, error_model="numpy")
+def plain(rule):  # type: ignore[no-untyped-def]
+    return rule.momentum == 0 and rule.decay == 0 and rule.depth == 2
+
+
 # A function of its own: it takes the arrays out of their tuples once, where each time costs an atomic count
 @nb.njit(nogil=True, error_model="numpy")
 def _steps(X, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
@@ -49,24 +104,15 @@ def _steps(X, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-un
     w, buffers, coef_block, noise_block = state.weights, state.buffers, state.coef_block, state.noise_block
     beta, grad, slopes = state.room[0], state.room[1], state.room[2:]
     unit, rows, index, target, residual = drawn.unit, drawn.rows, drawn.index, drawn.target, drawn.residual
-    n, width, shift = X.shape[0], rule.batch_size, 1 if rule.paired else 0  # a shift, for division is slow
-    plain = rule.momentum == 0 and rule.decay == 0 and rule.depth == 2
-    whole = rule.sampling == FULL or rule.sampling == HAOCHEN
     for k in range(rates.shape[0]):
-        std = -stds[k] if (t + k) & shift else stds[k]  # the second of a pair
-        first, rate = (t + k) * width, rates[k]
-        label(rule, y, unit, ((t + k) >> shift) * width, std, rows, first, width, target, noise_block)
-        begin(rule, w, beta, coef_block, grad)
-        scale = rule.scale * rate if plain else rule.scale
-        gradient(X, index, 0 if whole else first, n if whole else width, beta, target, scale, residual, grad)
-        if plain:
-            descend(rule, w, beta, coef_block, grad)
-        else:
-            by_weight(rule, w, grad, slopes)
-            sgd(rule, w, slopes, buffers, rate, new and k == 0)
+        prepare(y, rule, w, beta, coef_block, grad, noise_block, unit, rows, target, t + k, stds[k])
+        scale = rule.scale * rates[k] if plain(rule) else rule.scale
+        first, count = extent(rule, X.shape[0], t + k)
+        gradient(X, index, first, count, beta, target, scale, residual, grad)
+        conclude(rule, w, beta, coef_block, grad, slopes, buffers, rates[k], new and k == 0)
 
 
-def _bare(begin: Any, descend: Any, single: Any) -> tuple[Any, Any]:
+def _bare(begin: Any, descend: Any, onward: Any, single: Any) -> tuple[Any, Any]:
     """(whole, one): plain steps of one parametrisation on the whole batch, and on one row.
 
     Compiled apart for each: the choices that `_steps` makes at each step cost as much as a step on one row.
@@ -84,12 +130,15 @@ def _bare(begin: Any, descend: Any, single: Any) -> tuple[Any, Any]:
         )
         unit, index, target, residual = drawn.unit, drawn.index, drawn.target, drawn.residual
         n, shift = X.shape[0], 1 if rule.paired else 0
+        begin(w, beta, coef_block, grad)
         for k in range(rates.shape[0]):
             std, first = -stds[k] if (t + k) & shift else stds[k], ((t + k) >> shift) * n
-            add_noise(y, unit[first : first + n], std, target, noise_block)
-            begin(w, beta, coef_block, grad)
+            simd.add_noise(y, unit, first, std, target, noise_block)
             gradient(X, index, 0, n, beta, target, rule.scale * rates[k], residual, grad)
-            descend(w, beta, coef_block, grad)
+            if k + 1 < rates.shape[0]:
+                onward(w, beta, coef_block, grad)
+            else:
+                descend(w, beta, coef_block, grad)
 
     @nb.njit(nogil=True, error_model="numpy")
     def one(X, y, rule, state, drawn, t, rates, stds):  # type: ignore[no-untyped-def]
@@ -106,17 +155,20 @@ def _bare(begin: Any, descend: Any, single: Any) -> tuple[Any, Any]:
     return whole, one
 
 
-_whole_difference, _one_difference = _bare(simd.begin_difference, simd.descend_difference, simd.single_difference)
-_whole_square, _one_square = _bare(simd.begin_square, simd.descend_square, simd.single_square)
-_whole_hadamard, _one_hadamard = _bare(simd.begin_hadamard, simd.descend_hadamard, simd.single_hadamard)
+_whole_difference, _one_difference = _bare(
+    simd.begin_difference, simd.descend_difference, simd.onward_difference, simd.single_difference
+)
+_whole_square, _one_square = _bare(simd.begin_square, simd.descend_square, simd.onward_square, simd.single_square)
+_whole_hadamard, _one_hadamard = _bare(
+    simd.begin_hadamard, simd.descend_hadamard, simd.onward_hadamard, simd.single_hadamard
+)
 
 
 @nb.njit(nogil=True, error_model="numpy")
 def _block(X, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
     """len(rates) steps within a block, by the leanest code that fits."""
-    plain = rule.momentum == 0 and rule.decay == 0 and rule.depth == 2
     whole, one = rule.sampling == FULL, rule.batch_size == 1 and FULL < rule.sampling < HAOCHEN
-    if not plain or not (whole or one):
+    if not plain(rule) or not (whole or one):
         _steps(X, y, rule, state, drawn, t, rates, stds, new)
     elif rule.parametrisation == DIFFERENCE and whole:
         _whole_difference(X, y, rule, state, drawn, t, rates, stds)
@@ -132,28 +184,19 @@ def _block(X, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-un
         _one_hadamard(X, y, rule, state, drawn, t, rates, stds)
 
 
-# no fastmath here or in draw: numba hands it down to what they call, and the stream's numbers would change
 @nb.njit(cache=True, nogil=True, error_model="numpy")
 def run_steps(X, y, rule, state, key, step, drawn, rates, stds, new):  # type: ignore[no-untyped-def]
     """len(rates) steps from `step` on; `drawn` counts the optimiser's, by which noise and rows are drawn.
 
     rates, stds: lr and std of each step. new: no momentum buffer exists yet.
     """
-    n, width = X.shape[0], rule.batch_size
-    size = max(8, min(BLOCK, STRETCH // width // 8 * 8))  # pairs of steps times the four of a Philox block
-    every = 2 if rule.paired else 1  # steps that share their draws
-    unit, rows = np.zeros((size // every, width), np.float32), np.empty((size, width), np.int64)
-    index = np.arange(n) if rule.sampling == FULL or rule.sampling == HAOCHEN else rows.reshape(-1)
-    room = np.empty((2, index.shape[0]), state.weights.dtype)
-    held = Drawn(unit.reshape(-1), rows.reshape(-1), index, room[0], room[1])
+    unit, rows, held = empty(rule, X.shape[0], state.weights.dtype)
     start, done, left = 0, 0, 0
     while done < rates.shape[0]:
         if left == 0:
             start = (drawn + done) // 8 * 8
-            draw(rule, unit, start // every, key)
-            if rule.sampling != FULL:
-                fill_rows(rows, start, every, n, 1 if rule.sampling == HAOCHEN else rule.sampling, key)
-            left = start + size - drawn - done
+            refill(rule, unit, rows, X.shape[0], start, key)
+            left = start + rows.shape[0] - drawn - done
         count = min(left, BLOCK - (step + done) % BLOCK, rates.shape[0] - done)
         stop = done + count
         _block(X, y, rule, state, held, drawn + done - start, rates[done:stop], stds[done:stop], new and done == 0)

@@ -1,0 +1,101 @@
+"""Steps on an X too large for the caches: each pass over it goes by parts of its rows, on several threads.
+
+A step here takes so long that what Python adds between its compiled pieces does not count. The parts are
+always PARTS, whatever the threads, and are added in their order: so is every bit the same.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numba as nb
+import numpy as np
+import torch
+
+from lntrain.engine import kernels, simd, steps
+from lntrain.engine.state import BLOCK
+
+PARTS = 8
+WIDE_BYTES = 32_000_000  # of X that a step reads; below it a pass is over before threads have woken up
+SHARED_BYTES = 1_000_000  # rows that every replica meets before the next ones are read
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _prepare(y, rule, state, drawn, t, std):  # type: ignore[no-untyped-def]
+    simd.widest()  # type: ignore[call-arg]
+    room, unit, rows = state.room, drawn.unit, drawn.rows
+    steps.prepare(
+        y, rule, state.weights, room[0], state.coef_block, room[1], state.noise_block, unit, rows, drawn.target, t, std
+    )
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _gradient(X, drawn, first, count, beta, scale, grad):  # type: ignore[no-untyped-def]
+    simd.widest()  # type: ignore[call-arg]
+    kernels.gradient(X, drawn.index, first, count, beta, drawn.target, scale, drawn.residual, grad)
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _conclude(rule, state, parts, rate, first, close):  # type: ignore[no-untyped-def]
+    simd.widest()  # type: ignore[call-arg]
+    w, room = state.weights, state.room
+    for part in parts:
+        for j in range(part.shape[0]):
+            room[1, j] += part[j]
+            part[j] = 0
+    steps.conclude(rule, w, room[0], state.coef_block, room[1], room[2:], state.buffers, rate, first)
+    if close:
+        kernels.close_block(rule, state)
+
+
+@nb.njit(cache=True)
+def _empty(rule, n, weights):  # type: ignore[no-untyped-def]
+    return steps.empty(rule, n, weights.dtype)
+
+
+@nb.njit(cache=True)
+def _refill(rule, unit, rows, n, start, key):  # type: ignore[no-untyped-def]
+    steps.refill(rule, unit, rows, n, start, key)
+
+
+def run_steps(
+    X: Any, y: Any, rules: Any, states: Any, keys: Any, step: int, drawn: int, rates: Any, stds: Any, new: bool
+) -> None:
+    """As steps.run_steps, for all replicas together: rules, states, keys and stds hold one each."""
+    n, replicas, threads = len(X), range(len(states)), min(PARTS, torch.get_num_threads())
+    made = [_empty(rule, n, states[0].weights) for rule in rules]
+    held, size = [drawn_ for _, _, drawn_ in made], len(made[0][1])
+    grads = np.zeros((PARTS, len(states), states[0].room.shape[1]), X.dtype)
+    left = 0
+    with ThreadPoolExecutor(threads) as pool:
+        for k, rate in enumerate(rates):
+            if left == 0:
+                start = (drawn + k) // 8 * 8
+                left = start + size - drawn - k
+                for r in replicas:
+                    _refill(rules[r], made[r][0], made[r][1], n, start, keys[r])
+            t, left = drawn + k - start, left - 1
+            for r in replicas:
+                _prepare(y, rules[r], states[r], held[r], t, stds[r][k])
+            betas = [state.room[0] for state in states]
+            scales = [rule.scale * rate if steps.plain(rule) else rule.scale for rule in rules]
+            share = partial(_share, X, held, steps.extent(rules[0], n, t), betas, scales, grads, threads)
+            list(pool.map(share, range(threads)))
+            close = (step + k + 1) % BLOCK == 0
+            for r in replicas:
+                _conclude(rules[r], states[r], grads[:, r], rate, new and k == 0, close)
+
+
+def _share(
+    X: Any, held: Any, rows: tuple[int, int], betas: Any, scales: Any, grads: Any, threads: int, thread: int
+) -> None:
+    """One thread's parts of the gradient; rows that all replicas read stay in the cache between them."""
+    first, count = rows
+    height = count if len(betas) == 1 else max(8, SHARED_BYTES // (X.shape[1] * X.itemsize) // 8 * 8)
+    for p in range(thread, PARTS, threads):
+        last = first + count * (p + 1) // PARTS
+        for i in range(first + count * p // PARTS, last, height):
+            for r in range(len(betas)):
+                _gradient(X, held[r], i, min(height, last - i), betas[r], scales[r], grads[p, r])
