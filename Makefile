@@ -13,7 +13,7 @@ test: lint
 	$(BIN)/pytest -m "not slow" -q
 
 slow: setup
-	$(BIN)/pytest -m slow -q
+	$(BIN)/pytest -m slow -q -n auto
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """lntrain: train a diagonal linear network with label noise, and meet the Lasso it predicted."""
 
+from lntrain.controls import MinibatchNoise, ParameterNoise
 from lntrain.diagnostics import evaluate
 from lntrain.lasso import LassoSolution, weighted_lasso
 from lntrain.model import DiagonalLinear
@@ -7,6 +8,7 @@ from lntrain.noise import Antithetic, GaussianNoise, LabelFlips, NoNoise, Radema
 from lntrain.optim import LabelNoiseSGD, NoisyTargets
 from lntrain.penalty import effective_penalty, noise_for_penalty
 from lntrain.problem import Problem, sparse_regression
+from lntrain.quadratic import quadratic, unquadratic
 from lntrain.readers import diabetes, from_file
 from lntrain.train import DivergenceError, Snapshot, train
 
@@ -20,8 +22,10 @@ __all__ = [
     "LabelFlips",
     "LabelNoiseSGD",
     "LassoSolution",
+    "MinibatchNoise",
     "NoNoise",
     "NoisyTargets",
+    "ParameterNoise",
     "Problem",
     "RademacherNoise",
     "Snapshot",
@@ -30,7 +34,9 @@ __all__ = [
     "evaluate",
     "from_file",
     "noise_for_penalty",
+    "quadratic",
     "sparse_regression",
     "train",
+    "unquadratic",
     "weighted_lasso",
 ]

@@ -8,24 +8,43 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import TransformType, get_interpreter_stack
 
+from lntrain.controls import MinibatchNoise, ParameterNoise, outside_graphs, shake, skipped
 from lntrain.noise import Draw, Noise, NoNoise, as_noise, check_std
 
 Criterion = Callable[..., Tensor]
 
 
-def _distributed_rank() -> int:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+_DISTRIBUTED = torch.distributed.is_available()
+
+
+def _rank(noise: Noise, rank: int | None) -> int:
+    if rank is None and not noise.shared and _DISTRIBUTED and torch.distributed.is_initialized():
         return int(torch.distributed.get_rank())
-    return 0
+    return rank or 0
+
+
+def _refuse_vmap() -> None:
+    levels = get_interpreter_stack()
+    if levels and any(level.key() == TransformType.Vmap for level in levels):
+        raise ValueError("noise drawn inside vmap would be the same for all: perturb(targets, replicas=True) before it")
 
 
 def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """The draw counter moves only if labels were perturbed since the last step (a hook: torch wraps `step` per class)."""
+    if skipped(optimizer):
+        return
     for group in optimizer.param_groups:
-        if group["noise_draw"]:
+        if group.get("noise_draw"):
             group["noise_step"] += 1
             group["noise_draw"] = 0
+
+
+def _hook(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> None:
+    """`hook` after each step, once; no copy or pickle of an optimiser keeps its hooks."""
+    if hook not in optimizer._optimizer_step_post_hooks.values():
+        optimizer.register_step_post_hook(hook)
 
 
 class LabelNoiseSGD(torch.optim.SGD):
@@ -38,7 +57,8 @@ class LabelNoiseSGD(torch.optim.SGD):
     Args:
         params: parameters or groups, as for any torch optimiser.
         lr: step size gamma; or one a replica, which `train` applies (torch's step knows only the largest).
-        noise: what is added to labels; a number is the std of Gaussian noise.
+        noise: what is added to labels; a number is the std of Gaussian noise. Or a control of
+            the literature, ParameterNoise or MinibatchNoise.
         momentum, dampening, weight_decay, nesterov, maximize, foreach, differentiable, fused:
             torch.optim.SGD's.
         seed: of the noise and of the batches that `train` draws; or one a replica.
@@ -57,6 +77,8 @@ class LabelNoiseSGD(torch.optim.SGD):
 
     Source: Pillaud-Vivien, Reygner, Flammarion, COLT 2022 (arXiv 2206.09841), eq. (3).
     """
+
+    replicas: int | None = None  # of the last perturbed targets
 
     def __init__(
         self,
@@ -99,9 +121,10 @@ class LabelNoiseSGD(torch.optim.SGD):
         self._complete()
 
     def _complete(self) -> None:
-        """The noise keys a plain SGD's state lacks, and the step counter's hook, which no copy or pickle keeps."""
-        if count_step not in self._optimizer_step_post_hooks.values():
-            self.register_step_post_hook(count_step)
+        """The noise keys a plain SGD's state lacks, and the hooks."""
+        if isinstance(self.noise, ParameterNoise):
+            _hook(self, shake)
+        _hook(self, count_step)
         for group in self.param_groups:
             for key, value in self._noise_defaults.items():
                 group.setdefault(key, value)
@@ -116,13 +139,24 @@ class LabelNoiseSGD(torch.optim.SGD):
 
     def keys(self, replicas: int | None = None) -> tuple[tuple[int, int], ...]:
         """(seed, stream) of each replica: stream rank * R + r of one seed, or stream `rank` of a seed each."""
-        seed, rank = self.param_groups[0]["seed"], _distributed_rank() if self.rank is None else self.rank
+        seed, rank = self.param_groups[0]["seed"], _rank(self.noise, self.rank)
+        if replicas is None and isinstance(seed, int):
+            return ((seed, rank),)
+        count = replicas or 1
         if isinstance(seed, int):
-            count = replicas or 1
             return tuple((seed, rank * count + r) for r in range(count))
-        if len(seed) != (replicas or 1):
-            raise ValueError(f"seed holds {len(seed)} values: the model has {replicas or 1} replica(s)")
+        if len(seed) != count:
+            raise ValueError(f"seed holds {len(seed)} values: the model has {count} replica(s)")
         return tuple((s, rank) for s in seed)
+
+    def next_draw(self, replicas: int | None = None) -> tuple[Draw, Any]:
+        """Which numbers the next noise is made of, and its std; each call within a step is a fresh draw."""
+        _refuse_vmap()
+        group, self.replicas = self.param_groups[0], replicas
+        at = Draw(self.keys(replicas), group["noise_step"], group["noise_draw"])
+        for each in self.param_groups:
+            each["noise_draw"] += 1
+        return at, group["noise_std"]
 
     def perturb(self, targets: Tensor, *, replicas: bool = False) -> Tensor:
         """This step's noisy targets; each call within a step is a fresh draw.
@@ -134,38 +168,45 @@ class LabelNoiseSGD(torch.optim.SGD):
         Returns:
             targets plus noise (or flipped classes), same shape and dtype.
         """
-        group = self.param_groups[0]
-        at = Draw(self.keys(len(targets) if replicas else None), group["noise_step"], group["noise_draw"])
-        noisy = self.noise.perturb(targets, at, std=group["noise_std"])
-        for each in self.param_groups:
-            each["noise_draw"] += 1
-        return noisy
+        if torch.compiler.is_compiling():
+            return outside_graphs(self.perturb, targets, replicas=replicas)
+        at, std = self.next_draw(len(targets) if replicas else None)
+        return self.noise.perturb(targets, at, std=std)
 
-    def wrap(self, criterion: Criterion) -> Criterion:
-        """The same criterion on perturbed targets; the clean one where no gradient is taken."""
+    def wrap(self, criterion: Criterion) -> NoisyTargets:
+        """`criterion` on this optimiser's noisy targets, for any loop: see NoisyTargets.
 
-        def noisy_criterion(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            quiet = not torch.is_grad_enabled() or not getattr(criterion, "training", True)
-            return criterion(input, target if quiet else self.perturb(target), *args, **kwargs)
-
-        return noisy_criterion
+        >>> net = torch.nn.Linear(3, 1)
+        >>> optimizer = LabelNoiseSGD(net.parameters(), lr=0.1, noise=0.5)
+        >>> criterion = optimizer.wrap(torch.nn.MSELoss())
+        >>> criterion(net(torch.ones(4, 3)), torch.zeros(4, 1)).backward(); optimizer.step()
+        """
+        return NoisyTargets(criterion, self.noise, optimizer=self)
 
 
 class NoisyTargets(nn.Module):
     """A criterion on perturbed targets, for any optimiser: criterion(input, noise(target)).
 
+    It is noisy in training alone: not after `.eval()`, nor under `torch.no_grad()` or
+    `inference_mode()`. `criterion.clean` is the loss without noise of the last call.
+
     Args:
-        criterion: any callable (input, target) -> loss.
+        criterion: any callable (input, target, ...) -> loss.
         noise: as for LabelNoiseSGD.
         optimizer: its steps then count the noise's steps (gradient accumulation, antithetic
-            pairs); without one each training call is a step.
-        seed, rank: as for LabelNoiseSGD.
+            pairs), in its `param_groups`; without one each training call is a step.
+        seed, rank: as for LabelNoiseSGD, whose own are taken where it is the optimizer.
+
+    Raises:
+        ValueError: noise on the parameters, or another noise than the LabelNoiseSGD's own.
 
     >>> criterion = NoisyTargets(torch.nn.MSELoss(), 1.0)
-    >>> clean = criterion.eval()
-    >>> float(clean(torch.zeros(3), torch.zeros(3)))
-    0.0
+    >>> noisy = criterion(torch.zeros(3), torch.zeros(3))
+    >>> float(criterion.clean), bool(noisy > 0)
+    (0.0, True)
     """
+
+    calls: Tensor
 
     def __init__(
         self,
@@ -178,27 +219,70 @@ class NoisyTargets(nn.Module):
     ) -> None:
         super().__init__()
         self.criterion, self.noise, self.seed, self.rank = criterion, as_noise(noise), int(seed), rank
-        self.counters: Tensor
-        self.register_buffer("counters", torch.zeros(2, dtype=torch.int64))  # step, draw within it
-        self._by_call = optimizer is None
-        if optimizer is not None:
-            optimizer.register_step_post_hook(lambda *_: self._advance())
+        self.optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's and Lightning's wrap one
+        if isinstance(self.optimizer, LabelNoiseSGD):
+            if self.noise != self.optimizer.noise:
+                raise ValueError(f"noise={noise}: the optimizer has {self.optimizer.noise}, use optimizer.wrap")
+        elif isinstance(self.noise, ParameterNoise):
+            raise ValueError("ParameterNoise is not for targets: give it to LabelNoiseSGD(noise=...)")
+        if self.optimizer is None:
+            self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self._last: tuple[Any, ...] | None = None
+        self._complete()
 
-    def _advance(self) -> None:
-        if self.counters[1]:
-            self.counters[0] += 1
-            self.counters[1] = 0
+    def _complete(self) -> None:
+        if self.optimizer is not None:
+            _hook(self.optimizer, count_step)
 
-    def forward(self, input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not self.training or not torch.is_grad_enabled():
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._complete()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> NoisyTargets:
+        calls = self._buffers.pop("calls", None)  # stays on the host, or reading it would wait for the device
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._buffers.update({} if calls is None else {"calls": calls})
+        return self
+
+    def extra_repr(self) -> str:
+        return f"noise={self.noise}"
+
+    def next_draw(self) -> tuple[Draw, Any]:
+        """As LabelNoiseSGD.next_draw; a std of None is the noise's own."""
+        if isinstance(self.optimizer, LabelNoiseSGD):
+            return self.optimizer.next_draw()
+        _refuse_vmap()
+        keys = ((self.seed, _rank(self.noise, self.rank)),)
+        if self.optimizer is None:
+            self.calls += 1
+            return Draw(keys, int(self.calls) - 1), None
+        group = self.optimizer.param_groups[0]
+        at = Draw(keys, group.setdefault("noise_step", 0), group.setdefault("noise_draw", 0))
+        group["noise_draw"] += 1
+        return at, None
+
+    def forward(self, input: Any, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            return outside_graphs(self.forward, input, target, *args, **kwargs)
+        self._last = (input.detach() if isinstance(input, Tensor) else input, target, args, kwargs)
+        if not (torch.is_grad_enabled() and self.training and getattr(self.criterion, "training", True)):
             return self.criterion(input, target, *args, **kwargs)
-        rank = _distributed_rank() if self.rank is None else self.rank
-        step, draw = (int(c) for c in self.counters)
-        noisy = self.noise.perturb(target, Draw(((self.seed, rank),), step, draw))
-        self.counters[1] += 1
-        if self._by_call:
-            self._advance()
-        return self.criterion(input, noisy, *args, **kwargs)
+        at, std = self.next_draw()
+        if isinstance(self.noise, MinibatchNoise):
+            return self.noise.loss(self.criterion, input, target, at, std, *args, **kwargs)
+        return self.criterion(input, self.noise.perturb(target, at, std=std), *args, **kwargs)
+
+    @property
+    def clean(self) -> Tensor:
+        """The detached clean loss of the last call, at its output: computed when read, held until the next call."""
+        if self._last is None:
+            raise RuntimeError("criterion.clean is the loss of the last call: call the criterion first")
+        input, target, args, kwargs = self._last
+        with torch.no_grad():
+            return self.criterion(input, target, *args, **kwargs)
 
 
 def noise_std(optimizer: torch.optim.Optimizer) -> Any:

@@ -14,25 +14,30 @@ import lntrain
 ROOT = Path(lntrain.__file__).parent
 LAYERS = [
     {"stream", "schedule", "config"},
-    {"problem", "model", "noise"},
-    {"readers"},
+    {"problem", "model", "noise", "curvature", "networks"},
+    {"readers", "quadratic", "images", "controls"},
     {"optim", "penalty"},
     {"engine"},
-    {"lasso", "train"},
-    {"diagnostics", "plan"},
+    {"lasso", "train", "sharpness"},
+    {"diagnostics", "plan", "replicas"},
     {"dashboard", "plots", "report", "files", "watch"},
     {"job", "figure1", "path"},
+    {"study"},
+    {"classify", "selectivity", "sensing"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 SAME_LAYER = {("figure1", "job"), ("path", "job")}  # an experiment builds on the job's helpers
+TASKS = {"cli", "job", "figure1", "path", "study", "classify", "selectivity", "sensing"}
 HOMES = {
-    "hydra": {"cli", "job", "figure1", "path"},
-    "omegaconf": {"cli", "job", "figure1", "path"},
+    "hydra": TASKS,
+    "omegaconf": TASKS,
     "tensorboard": {"dashboard"},
     "torch.utils.tensorboard": {"dashboard"},
     "matplotlib": {"plots", "dashboard"},  # the dashboard for the type of a figure alone
     "tqdm": {"watch"},
+    "torchvision": {"networks"},
+    "mlxtend": {"images"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

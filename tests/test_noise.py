@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.nn.functional import one_hot
 
 from lntrain import Antithetic, GaussianNoise, LabelFlips, NoNoise, RademacherNoise
 from lntrain.noise import Draw, as_noise, check_std
@@ -141,6 +143,81 @@ def test_a_flip_is_never_the_true_label_of_any_class():
     assert new.dtype == targets.dtype
 
 
+@pytest.mark.parametrize("include_true", [False, True])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
+def test_flips_keep_the_dtype_and_do_not_overflow_it(dtype, include_true):
+    """120 classes: label + shift passes 127 and, for bytes, 256 is not far."""
+    labels, flips = torch.arange(120).repeat(20), LabelFlips(0.9, 120, include_true)
+    flipped = flips.perturb(labels.to(dtype), Draw())
+    assert flipped.dtype == dtype
+    assert torch.equal(flipped.long(), flips.perturb(labels, Draw()))
+    bytes_ = LabelFlips(0.9, 250, include_true)
+    labels = torch.arange(250).repeat(20)
+    assert torch.equal(bytes_.perturb(labels.byte(), Draw()).long(), bytes_.perturb(labels, Draw()))
+
+
+@pytest.mark.parametrize("ignored", [-100, 255])
+def test_ignored_labels_are_left_alone(ignored):
+    labels = torch.tensor([0, ignored, 2] * 100)
+    flipped = LabelFlips(1.0, 3, ignore_index=ignored).perturb(labels, Draw())
+    assert torch.equal(flipped == ignored, labels == ignored)
+    assert bool((flipped != labels)[labels != ignored].all())
+
+
+@pytest.mark.parametrize("include_true", [False, True])
+@pytest.mark.parametrize("shape", [(), (40,), (5, 8), (300,)], ids=str)
+def test_one_hot_rows_flip_as_their_labels_do(shape, include_true):
+    flips, labels = LabelFlips(0.5, 4, include_true), torch.arange(math.prod(shape)).reshape(shape) % 4
+    for step in range(3):
+        rows = flips.perturb(one_hot(labels, 4).double(), Draw(step=step))
+        assert torch.equal(rows, one_hot(flips.perturb(labels, Draw(step=step)), 4).double())
+
+
+def test_one_hot_rows_of_replicas_flip_as_their_labels_do():
+    keys, labels, flips = ((5, 0), (5, 1)), torch.arange(12).reshape(2, 6) % 3, LabelFlips(0.5, 3)
+    rows = flips.perturb(one_hot(labels, 3).float(), Draw(keys, 4))
+    assert torch.equal(rows.argmax(-1), flips.perturb(labels, Draw(keys, 4)))
+
+
+@pytest.mark.parametrize("include_true", [False, True])
+def test_rows_of_probabilities_turn_whole_and_have_the_mean_of_flips(include_true):
+    """E row = (1 - p) row + p (1 - row)/(K - 1), or p / K in the place of the latter; float16 too."""
+    p, row = 0.6, torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+    rows = row.expand(40_000, 4)
+    new = LabelFlips(p, 4, include_true).perturb(rows, Draw())
+    assert torch.equal(new.sort(-1).values, rows.sort(-1).values)
+    others = torch.full((4,), 0.25, dtype=torch.float64) if include_true else (1 - row) / 3
+    torch.testing.assert_close(new.mean(0), (1 - p) * row + p * others, rtol=0, atol=5 * 0.2 / 200)
+    assert LabelFlips(p, 4).perturb(rows[:9].half(), Draw()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("width", [1, 7, 256, 257], ids=str)
+@pytest.mark.parametrize("noise", [*ADDITIVE, GaussianNoise(2.0, PowerDecay())], ids=[*IDS, "annealed"])
+def test_what_is_drawn_ahead_is_the_stream_whatever_the_order_of_steps(noise, width):
+    zero = torch.zeros(width, dtype=torch.float64)
+    for step in (130, 3, 64, 63, 3, 0):
+        for draw in (1, 0):
+            unit = noise.unit(9, 2, step, step + 1, width, draw)[0].astype(np.float64)
+            added = noise.perturb(zero, Draw(((9, 2),), step, draw)).numpy()
+            np.testing.assert_array_equal(added, unit * (2.0 * float(noise.factor(step))))
+
+
+def test_a_changed_std_scales_the_same_draws_and_nobody_writes_to_them():
+    zero, at, noise = torch.zeros(5, dtype=torch.float64), Draw(step=7), GaussianNoise(2.0)
+    first = noise.perturb(zero, at)
+    assert torch.equal(noise.perturb(zero, at, std=4.0), 2 * first)
+    first.zero_()
+    assert bool((noise.perturb(zero, at) != 0).all())
+    with torch.inference_mode():
+        GaussianNoise(3.0).perturb(zero, at)
+    weight = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    (GaussianNoise(3.0).perturb(zero, at) * weight).sum().backward()
+
+
+def test_no_noise_takes_labels_of_any_kind():
+    assert torch.equal(NoNoise().perturb(ints, Draw()), ints)
+
+
 def test_numbers_become_noise():
     assert as_noise(0.5) == GaussianNoise(0.5)
     assert as_noise(2) == GaussianNoise(2.0)
@@ -167,8 +244,15 @@ ints, floats = torch.zeros(3, dtype=torch.int64), torch.zeros(3)
         (lambda: LabelFlips(1.5, 3), "p=1.5"),
         (lambda: LabelFlips(-0.1, 3), "p=-0.1"),
         (lambda: LabelFlips(0.5, 1), "num_classes=1"),
-        (lambda: LabelFlips(0.5, 3).perturb(floats, Draw()), "integer class targets, not torch.float32"),
+        (lambda: LabelFlips(0.5, 3, ignore_index=2), "ignore_index=2 is a class"),
+        (lambda: LabelFlips(0.5, 3).perturb(floats, Draw()), "or rows of 3 probabilities, not torch.float32"),
+        (lambda: LabelFlips(0.5, 3).perturb(torch.eye(4), Draw()), r"rows of 3 probabilities, .* shape \(4, 4\)"),
+        (lambda: LabelFlips(0.5, 3).perturb(torch.tensor([[1.0, 1.0, 0.0]]), Draw()), "rows of 3 probabilities"),
+        (lambda: LabelFlips(0.5, 3).perturb(torch.tensor(0.5), Draw()), "rows of 3 probabilities"),
         (lambda: LabelFlips(0.5, 3).perturb(ints.bool(), Draw()), "not torch.bool"),
+        (lambda: LabelFlips(0.5, 3).perturb(ints + 3, Draw()), r"label 3 is outside 0\.\.2"),
+        (lambda: LabelFlips(0.5, 3).perturb(ints - 1, Draw()), r"label -1 is outside 0\.\.2"),
+        (lambda: GaussianNoise(1.0).perturb(floats + 0j, Draw()), "not torch.complex64: perturb torch.view_as_real"),
         (lambda: as_noise("loud"), "noise='loud'"),
         (lambda: as_noise(True), "noise=True"),
         (lambda: as_noise(-1.0), "std=-1.0"),
