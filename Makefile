@@ -10,7 +10,7 @@ run: setup
 
 test: lint
 	find lntrain -name '*.nb[ic]' -delete # numba's cache looks at one file, and kernels span several
-	$(BIN)/pytest -m "not slow" -q
+	$(BIN)/pytest -m "not slow" -q -n auto
 
 slow: setup
 	$(BIN)/pytest -m slow -q -n auto

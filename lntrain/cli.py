@@ -47,12 +47,16 @@ class Sweep(Callback):
 def _register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=config.Config)
-    for name, node in (
-        ("sparse", config.SparseProblem),
-        ("diabetes", config.DiabetesProblem),
-        ("file", config.FileProblem),
+    for group, name, node in (
+        ("problem", "sparse", config.SparseProblem),
+        ("problem", "diabetes", config.DiabetesProblem),
+        ("problem", "file", config.FileProblem),
+        ("data", "digits", config.Digits),
+        ("data", "torchvision", config.Torchvision),
+        ("network", "mlp", config.Mlp),
+        ("network", "convolutional", config.Convolutional),
     ):
-        store.store(group="problem", name=f"schema_{name}", node=node)
+        store.store(group=group, name=f"schema_{name}", node=node)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lntrain.conf", config_name="config")
@@ -63,12 +67,17 @@ def _compose_and_run(cfg: DictConfig) -> None:
 
 def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool = False) -> int:
     """Run one job; its exit code. Inside a multirun a mistake is a failed job, and the others go on."""
-    from lntrain import figure1, job, path
+    from lntrain import classify, figure1, job, path, selectivity, sensing
 
-    tasks = {"train": job.run, "figure1": figure1.run, "path": path.run}
+    tasks = {
+        "train": job.run, "figure1": figure1.run, "path": path.run,
+        "classification": classify.run, "selectivity": selectivity.run, "matrix_sensing": sensing.run,
+    }  # fmt: skip
     try:
         if cfg.task not in tasks:
             raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(tasks)}")
+        if cfg.task != "train" and cfg.device != "cpu":
+            raise Mistake(f"device={cfg.device}: experiment={cfg.task} runs on the CPU")
         tasks[cfg.task](cfg, folder, resume=resume)
         return 0
     except Interruption as stop:

@@ -63,6 +63,7 @@ class Noise:
 
     _target_: str = MISSING
     std: float | None = None
+    p: float | None = None
     antithetic: bool = False
     schedule: Any = None
 
@@ -88,6 +89,89 @@ class Penalty:
 
 
 @dataclass
+class Digits:
+    """conf/data/digits.yaml, mnist5k.yaml: lntrain.images.digits, mnist5k."""
+
+    _target_: str = MISSING
+    test: float = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Torchvision:
+    """conf/data/mnist.yaml, fashion_mnist.yaml, cifar10.yaml: lntrain.images.from_torchvision."""
+
+    _target_: str = MISSING
+    name: str = MISSING
+    root: str = MISSING
+    download: bool = MISSING
+    train: int | None = None
+    seed: int = MISSING
+
+
+@dataclass
+class Mlp:
+    """conf/network/mlp.yaml: lntrain.networks.mlp."""
+
+    _target_: str = MISSING
+    widths: list[int] = MISSING
+
+
+@dataclass
+class Convolutional:
+    """conf/network/resnet18.yaml, vgg11.yaml: lntrain.networks.resnet18, vgg11."""
+
+    _target_: str = MISSING
+    width: int = MISSING
+    norm: str = MISSING
+    groups: int = MISSING
+
+
+@dataclass
+class Study:
+    """What the network experiments share."""
+
+    replicas: int = MISSING
+    anneal: float = MISSING
+    annealed: str = MISSING
+    points: int = MISSING
+
+
+@dataclass
+class Classification:
+    """task=classification: lntrain.classify."""
+
+    loss: str = MISSING
+    trace_draws: int = MISSING
+    chunk: int = MISSING
+
+
+@dataclass
+class Selectivity:
+    """task=selectivity: lntrain.selectivity."""
+
+    n: int = MISSING
+    d: int = MISSING
+    useful: int = MISSING
+    width: int = MISSING
+    init: float = MISSING
+    parametrisation: str = MISSING
+    test: int = MISSING
+
+
+@dataclass
+class Sensing:
+    """task=matrix_sensing: lntrain.sensing."""
+
+    d: int = MISSING
+    rank: int = MISSING
+    parametrisation: str = MISSING
+    init: float = MISSING
+    small_init: float = MISSING
+    measurements: list[int] = MISSING
+
+
+@dataclass
 class Config:
     """conf/config.yaml."""
 
@@ -104,8 +188,15 @@ class Config:
     sampling: str | None = None
     loss_scale: float = MISSING
     engine: str = MISSING
+    device: str = MISSING
     seed: int = MISSING
     checkpoint_every: float = MISSING
     figure1: Any = None
     path: Any = None
+    network: Any = None
+    data: Any = None
+    study: Study = field(default_factory=Study)
+    classification: Classification = field(default_factory=Classification)
+    selectivity: Selectivity = field(default_factory=Selectivity)
+    matrix_sensing: Sensing = field(default_factory=Sensing)
     run_dir: str = MISSING

@@ -113,7 +113,11 @@ class Dashboard:
         """Figures, and HParams in this same run (run_name="." makes no sub-run)."""
         for name, figure in figures.items():
             self.writer.add_figure(f"figures/{name}", figure, step)
-        chosen = {name: value for name, value in summary.items() if name in HPARAM_METRICS or name.startswith("log10_")}
+        chosen = {
+            name: value
+            for name, value in summary.items()
+            if name in HPARAM_METRICS or name.startswith(("log10_", "final_"))
+        }
         metrics = {
             f"result/{name}": value for name, value in chosen.items() if value is not None and math.isfinite(value)
         }

@@ -19,7 +19,7 @@ from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import evaluate
 from lntrain.files import read_checkpoint, to_json, write_arrays, write_atomically, write_checkpoint, write_json
 from lntrain.model import DiagonalLinear
-from lntrain.noise import Antithetic, Noise, RademacherNoise
+from lntrain.noise import Antithetic, LabelFlips, Noise, RademacherNoise
 from lntrain.optim import LabelNoiseSGD
 from lntrain.plan import Dynamics, Plan, make_plan
 from lntrain.problem import Problem
@@ -65,7 +65,8 @@ def build(cfg: DictConfig) -> Job:
     cfg.optimizer.lr, cfg.steps, cfg.noise.std = plan.lr, plan.steps, plan.std
     cfg.penalty.alpha = cfg.penalty.alpha_ratio = None  # std now says it
     dtype = DTYPES[cfg.model.dtype]
-    model = instantiate(cfg.model, _partial_=True, _convert_="all")(in_features=problem.d, dtype=dtype)
+    device = device_of(cfg)
+    model = instantiate(cfg.model, _partial_=True, _convert_="all")(in_features=problem.d, dtype=dtype).to(device)
     noise = noise_of(cfg, plan.std)
     optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
         model.parameters(), noise=noise, seed=cfg.seed
@@ -81,7 +82,18 @@ def build(cfg: DictConfig) -> Job:
         else f"batches of {cfg.batch_size} ({cfg.sampling or 'replacement'})",
         "lr": "auto" if automatic else "given",
     }
-    return Job(problem.to(dtype), model, optimizer, plan, lr_schedule, plan_text(problem, model, plan, wishes))
+    return Job(problem.to(device, dtype), model, optimizer, plan, lr_schedule, plan_text(problem, model, plan, wishes))
+
+
+def device_of(cfg: DictConfig) -> torch.device:
+    """The configured device, if this machine has it."""
+    try:
+        device = torch.device(cfg.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device={cfg.device!r} cannot be used ({why}): take device=cpu") from None
+    return device
 
 
 def number(cfg: DictConfig, key: str, whole: bool = False) -> Any:
@@ -111,6 +123,8 @@ def dynamics_of(cfg: DictConfig) -> Dynamics:
 
 def noise_of(cfg: DictConfig, std: Any) -> Noise:
     """The configured noise with this std (or one a replica)."""
+    if str(cfg.noise._target_).endswith(LabelFlips.__name__):
+        raise ValueError("noise=flips is for classes (experiment=digits): numbers need noise=gaussian or rademacher")
     options = {"schedule": cfg.noise.schedule or None}
     noise: Noise = instantiate({"_target_": cfg.noise._target_, **options}, _partial_=True, _convert_="all")(std=std)
     return Antithetic(noise) if cfg.noise.antithetic else noise  # type: ignore[arg-type]

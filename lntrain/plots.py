@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PALETTE = ("#2563a8", "#e07a1f", "#3a8f5c", "#b5408a", "#7a5cc4", "#1aa0a8", "#c4413b", "#8a6d1f", "#4f7fd0", "#f0a860", "#75b58e", "#d98cbd")  # fmt: skip
+LINES = ("--", ":", "-.")
 INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#2563a8", "#e07a1f", "#3a8f5c", "#a9b0b7"
 
 
@@ -175,6 +177,51 @@ def path(alphas: Any, mean: Any, dense: Any, curve: Any, *, title: str = "", sho
     ax.set(xscale="log", xlabel=r"penalty $\alpha$ ($\lambda_j = \alpha\, c_j$)", ylabel=r"$\beta_j$", title=title)
     ax.invert_xaxis()
     ax.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    return figure
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of `arms`: name of the arm -> (x (S,), values (S, R)), the mean over R seeds and one sd about it.
+
+    `log` is for the y axis; a dashed line stands at `mark`, `mark_label` its meaning.
+    """
+
+    title: str
+    curves: Mapping[str, tuple[Any, Any]]
+    log: bool = False
+    xlabel: str = "step"
+    logx: bool = True
+    mark: float | None = None
+    mark_label: str = "annealing begins"
+
+
+def arms(panels: Sequence[Panel], *, title: str = "") -> Figure:
+    """Panels side by side, a colour an arm."""
+    figure, axes = _figure(max(7.2, 4.4 * len(panels)), 4.0, len(panels))
+    legend: dict[str, Any] = {}
+    for ax, panel in zip(axes, panels, strict=True):
+        for (name, (x, values)), colour in zip(panel.curves.items(), (BLUE, ORANGE, GREEN, GREY, INK), strict=False):
+            values = np.asarray(values, dtype=float)
+            mean, sd = values.mean(1), values.std(1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
+            low = np.maximum(mean - sd, values.min(1)) if panel.log else mean - sd
+            (legend[name],) = ax.plot(x, mean, color=colour, linewidth=1.8, marker="o", markersize=3)
+            ax.fill_between(x, low, mean + sd, color=colour, alpha=0.2, linewidth=0)
+        if panel.mark is not None:
+            style = LINES[
+                list(dict.fromkeys(p.mark_label for p in panels if p.mark is not None)).index(panel.mark_label)
+            ]
+            legend[panel.mark_label] = ax.axvline(panel.mark, color=INK, linestyle=style, linewidth=0.9)
+        ax.set_title(panel.title, fontsize=10)
+        ax.set(xlabel=panel.xlabel, xscale="log" if panel.logx else "linear", yscale="log" if panel.log else "linear")
+    figure.legend(
+        legend.values(),
+        legend.keys(),
+        loc="outside lower center",
+        ncols=len(legend) if len(legend) < 5 else 3,
+        frameon=False,
+    )
+    figure.suptitle(title)
     return figure
 
 

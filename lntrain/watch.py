@@ -8,10 +8,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
-from lntrain.train import Snapshot
+
+class Stepped(Protocol):
+    """What a run reports: where it stands."""
+
+    @property
+    def step(self) -> int: ...
+
+
+S = TypeVar("S", bound=Stepped)
 
 
 class Interruption(Exception):  # noqa: N818
@@ -44,16 +53,16 @@ def signals() -> Iterator[list[int]]:
 
 
 def watch(
-    snapshots: Iterable[Snapshot],
+    snapshots: Iterable[S],
     *,
     steps: int,
     start: int,
     every: float,
-    save: Callable[[Snapshot], None],
+    save: Callable[[S], None],
     asked: list[int],
     folder: Path,
     label: str | None = None,
-) -> Iterator[Snapshot]:
+) -> Iterator[S]:
     """Pass snapshots on; after the caller has used one, save it when `every` seconds have passed or a stop was asked.
 
     Raises:

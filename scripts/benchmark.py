@@ -128,12 +128,12 @@ def timed(work: Callable[..., Any], *args: Any) -> float:
 
 
 def fitting(rival: Rival, seconds: float, *, unit: int = 1) -> int:
-    """A number of steps that takes about so long."""
+    """A number of steps that takes about so long, and much longer than it takes to begin."""
     rival(unit)  # compiled, or warm
-    steps = unit
-    while (spent := timed(rival, steps)) < seconds / 4:
+    steps, begin = unit, timed(rival, unit)
+    while (spent := timed(rival, steps)) < max(seconds / 4, 4 * begin):
         steps *= 4
-    return max(unit, int(steps * seconds / spent) // unit * unit)
+    return max(unit, int(steps * max(1, seconds / spent)) // unit * unit)
 
 
 def side_by_side(rivals: dict[str, Rival], seconds: float, repeats: int) -> dict[str, float]:
@@ -210,7 +210,7 @@ def sparse(options: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     X = scipy.sparse.random_array((n, d), density=100 / d, format="lil", dtype=np.float32, rng=rng)
     X[rng.integers(n, size=d), np.arange(d)] = 1.0  # no column of zeros
-    y = np.asarray(X.tocsr()[:, :5].sum(1), np.float32)
+    y = torch.as_tensor(np.asarray(X.tocsr()[:, :5].sum(1), np.float32))
     rivals = {name: ours(Problem(each, y), 1, "fused") for name, each in (("csr", X.tocsr()), ("dense", X.toarray()))}
     rates = side_by_side(rivals, options.seconds, options.repeats)
     return {

