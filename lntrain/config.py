@@ -153,6 +153,7 @@ class Selectivity:
     n: int = MISSING
     d: int = MISSING
     useful: int = MISSING
+    teacher: int = MISSING
     width: int = MISSING
     init: float = MISSING
     parametrisation: str = MISSING

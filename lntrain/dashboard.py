@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -87,25 +88,23 @@ class Dashboard:
 
     def row(self, row: Mapping[str, float], coef: Tensor | None, references: Mapping[str, float]) -> None:
         """One snapshot's metrics, the reference lines and the histogram of the time average."""
-        step = int(row["step"])
+        step, scalars = int(row["step"]), {f"reference/{name}": value for name, value in references.items()}
         for name, tag in TAGS.items():
-            value = row.get(name, math.nan)
+            value, sd = row.get(name, math.nan), row.get(f"{name}_sd", 0.0)
             if not math.isfinite(value) or (name == "lambda_ratio" and step < self.settled):
                 continue  # the first steps are all transient and would set the chart's scale
-            self._scalar(tag, value, row.get(f"{name}_sd", 0.0), step)
+            scalars |= self._banded(tag, value, sd)
             if name in LOG10 and value > 0:
-                relative = row.get(f"{name}_sd", 0.0) / value / math.log(10)
-                self._scalar(f"log10/{name}", math.log10(value), relative, step)
-        for name, value in references.items():
-            self.writer.add_scalar(f"reference/{name}", value, step)
+                scalars |= self._banded(f"log10/{name}", math.log10(value), sd / value / math.log(10))
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        if self.writer.file_writer is not None:  # one event, where add_scalar writes (and pays for) one each
+            self.writer.file_writer.add_summary(Summary(value=values), step)
         if coef is not None:
             self.writer.add_histogram("coef/mean", coef, step)
 
-    def _scalar(self, tag: str, value: float, sd: float, step: int) -> None:
-        self.writer.add_scalar(tag, value, step)
-        if self.replicas and tag in BANDS:
-            self.writer.add_scalar(f"{tag}_low", value - sd, step)
-            self.writer.add_scalar(f"{tag}_high", value + sd, step)
+    def _banded(self, tag: str, value: float, sd: float) -> dict[str, float]:
+        band = {f"{tag}_low": value - sd, f"{tag}_high": value + sd} if self.replicas and tag in BANDS else {}
+        return {tag: value} | band
 
     def finish(
         self, figures: Mapping[str, Figure], hparams: Mapping[str, Any], summary: Mapping[str, Any], step: int

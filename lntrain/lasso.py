@@ -126,12 +126,16 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
 
 
 def _solve(X: Array, y: Array, alpha: float, start: Array, positive: bool, tol: float) -> Array:
+    from sklearn import config_context
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import Lasso
 
-    solver = Lasso(alpha=alpha, fit_intercept=False, positive=positive, tol=tol, max_iter=100_000, warm_start=True)
+    solver = Lasso(
+        alpha=alpha, fit_intercept=False, positive=positive, tol=tol, max_iter=100_000, warm_start=True, copy_X=False
+    )
     solver.coef_ = start.copy()
-    with warnings.catch_warnings():
+    # the input is checked and ours: scikit-learn's own checks took half of the time
+    with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
         warnings.simplefilter("ignore", ConvergenceWarning)  # our own gap judges
         solver.fit(X, y)
     return np.asarray(solver.coef_, dtype=np.float64)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -26,35 +27,49 @@ METRICS = {
 }
 
 
-def few_useful_inputs(n: int, d: int, useful: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """X iid N(0, 1) and y = sum_j a_j relu(w_j . x_S), S the first `useful` inputs; y has mean 0 and variance 1 by design.
+def few_useful_inputs(n: int, d: int, useful: int, *, teacher: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """X iid N(0, 1) and y = sum_j a_j relu(w_j . x_S), or with teacher=0 a sum of +/- x_S; y has mean 0 and variance 1.
 
     Args:
-        n, d, useful: rows, inputs, inputs that matter. seed: of the rows and of the teacher.
+        n, d, useful: rows, inputs, inputs that matter (S, the first ones). teacher: number of w_j.
+        seed: of the rows and of the teacher.
 
     Returns:
         X (n, d) and y (n, 1), float32. A larger n begins with the rows of a smaller one.
 
     Raises:
-        ValueError: not 1 <= useful < d, or n below 1.
+        ValueError: not 1 <= useful < d, n below 1, or teacher below 0.
 
     >>> X, y = few_useful_inputs(4, 6, 2)
     >>> X.shape, y.shape
     (torch.Size([4, 6]), torch.Size([4, 1]))
     """
-    if not 1 <= useful < d or n < 1:
-        raise ValueError(f"selectivity: useful={useful} must lie in 1..d-1 with d={d}, and n={n} be at least 1")
-    teacher = np.random.Generator(np.random.Philox(key=[seed, 1]))
-    W = teacher.standard_normal((useful, useful))
-    W /= np.linalg.norm(W, axis=1, keepdims=True)
-    a = np.where(np.arange(useful) % 2 == 0, 1.0, -1.0)
+    if not 1 <= useful < d or n < 1 or teacher < 0:
+        raise ValueError(
+            f"selectivity: useful={useful} must lie in 1..d-1 with d={d}, n={n} be at least 1, teacher={teacher} at least 0"
+        )
     X = np.random.Generator(np.random.Philox(key=[seed, 0])).standard_normal((n, d))
+    y = _linear(X[:, :useful]) if teacher == 0 else _relu(X[:, :useful], teacher, seed)
+    return torch.from_numpy(X).float(), torch.from_numpy(y[:, None]).float()
+
+
+def _signs(count: int) -> NDArray[np.float64]:
+    return np.where(np.arange(count) % 2 == 0, 1.0, -1.0)
+
+
+def _linear(X: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(X @ _signs(X.shape[1]) / math.sqrt(X.shape[1]))
+
+
+def _relu(X: NDArray[np.float64], units: int, seed: int) -> NDArray[np.float64]:
+    W = np.random.Generator(np.random.Philox(key=[seed, 1])).standard_normal((units, X.shape[1]))
+    W /= np.linalg.norm(W, axis=1, keepdims=True)
+    a = _signs(units)
     # E relu(s) relu(t) of unit normals with correlation r is (sqrt(1 - r^2) + r (pi - acos r)) / 2 pi
     r = np.clip(W @ W.T, -1, 1)
     covariance = (np.sqrt(1 - r**2) + r * (np.pi - np.arccos(r))) / (2 * np.pi) - 1 / (2 * np.pi)
     mean = a.sum() / math.sqrt(2 * np.pi)
-    y = (np.maximum(X[:, :useful] @ W.T, 0) @ a - mean) / math.sqrt(a @ covariance @ a)
-    return torch.from_numpy(X).float(), torch.from_numpy(y[:, None]).float()
+    return np.asarray((np.maximum(X @ W.T, 0) @ a - mean) / math.sqrt(a @ covariance @ a))
 
 
 def selectivity(weight: Tensor, useful: int) -> float:
@@ -82,7 +97,10 @@ def network(cfg: DictConfig, seed: int, *, layer: str) -> nn.Module:
 def build(cfg: DictConfig) -> Study:
     """cfg -> data of each seed -> quadratic with and without label noise, and a plain layer with it."""
     options = cfg.selectivity
-    data = [few_useful_inputs(options.n + options.test, options.d, options.useful, seed=seed) for seed in seeds_of(cfg)]
+    data = [
+        few_useful_inputs(options.n + options.test, options.d, options.useful, teacher=options.teacher, seed=seed)
+        for seed in seeds_of(cfg)
+    ]
     X, y = (torch.stack(part) for part in zip(*data, strict=True))
     rows = Rows(X[:, : options.n], y[:, : options.n], own=True)
     X_test, y_test = X[:, options.n :], y[:, options.n :]
@@ -112,7 +130,8 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     cfg = cfg.copy()
     study, options = build(cfg), cfg.selectivity
     print(
-        f"problem   {options.useful} useful inputs of {options.d}, {options.n} rows\n"
+        f"problem   {options.useful} useful inputs of {options.d}, {options.n} rows, "
+        f"{f'{options.teacher} ReLU units' if options.teacher else 'linear'}\n"
         f"runs      {len(study.arms)} arms of {len(seeds_of(cfg))} seeds, {cfg.steps} steps, lr={cfg.optimizer.lr}, "
         f"std={cfg.noise.std}, batches of {cfg.batch_size}",
         flush=True,
