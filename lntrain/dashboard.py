@@ -79,7 +79,7 @@ class Dashboard:
         if replicas:
             charts = {tag: ["Margin", [tag, f"{tag}_low", f"{tag}_high"]] for tag in BANDS}
             layout["Mean over replicas, and one standard deviation"] = charts
-        if purge_step is None:
+        if purge_step is None and layout:
             self.writer.add_custom_scalars(layout)
 
     def text(self, tag: str, lines: str) -> None:

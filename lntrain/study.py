@@ -114,7 +114,10 @@ def run_arms(cfg: DictConfig, folder: Path, study: Study, *, resume: bool = Fals
                     every=cfg.checkpoint_every, save=save, asked=asked, folder=folder, label=arm.name,
                 ):  # fmt: skip
                     if progress.scheduled and progress.step > (row["step"] or [0])[-1]:
-                        _add(row, progress.step, study.measure(arm, progress.networks))
+                        values = study.measure(arm, progress.networks)
+                        if not row["step"] and arm is study.arms[0]:
+                            dashboard.writer.add_custom_scalars(_layout(values, study.arms))
+                        _add(row, progress.step, values)
                         _show(dashboard, arm.name, row)
                 row["done"], state = True, None
                 save(None)
@@ -176,11 +179,26 @@ def _lines(history: History) -> Iterable[str]:
 
 def _show(dashboard: Dashboard, arm: str, row: Mapping[str, Any]) -> None:
     """The last point in TensorBoard: the mean over seeds, and one standard deviation about it."""
-    tag = arm.replace(" ", "_").replace(",", "").replace("+", "and")
     for name in _metrics(row):
         mean, sd = spread(row[name][-1])
-        dashboard.writer.add_scalar(f"{name}/{tag}", mean, row["step"][-1])
-        dashboard.writer.add_scalar(f"{name}_sd/{tag}", sd, row["step"][-1])
+        for tag, value in zip(_tags(name, arm), (mean, mean - sd, mean + sd), strict=True):
+            dashboard.writer.add_scalar(tag, value, row["step"][-1])
+
+
+def _tags(metric: str, arm: str) -> list[str]:
+    """Of the mean, and of the lower and the upper edge of its band."""
+    arm = arm.replace(" ", "_").replace(",", "").replace("+", "and")
+    return [f"{metric}/{arm}", f"band/{metric}/{arm}_low", f"band/{metric}/{arm}_high"]
+
+
+def _layout(metrics: Iterable[str], arms: Sequence[Arm]) -> dict[str, Any]:
+    """TensorBoard's custom scalars: the arms of a metric in one chart, then each with its band."""
+    layout: dict[str, Any] = {"Means over seeds": {}, "Mean over seeds, and one standard deviation": {}}
+    together, apart = layout.values()
+    for name in metrics:
+        together[name] = ["Multiline", [_tags(name, arm.name)[0] for arm in arms]]
+        apart |= {f"{name}: {arm.name}": ["Margin", _tags(name, arm.name)] for arm in arms}
+    return layout
 
 
 def spread(values: Any) -> tuple[float, float]:
