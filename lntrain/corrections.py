@@ -51,7 +51,8 @@ def sampling_variance(X: Any, residuals: Any, *, batch_size: int | None = None, 
     Source: theory.md section 3; exact for "replacement" and "without" (finite-population sampling).
     """
     X = as_matrix(X).cpu()
-    r = torch.atleast_2d(torch.as_tensor(residuals, dtype=torch.float64).cpu())
+    r = torch.as_tensor(residuals, dtype=torch.float64).cpu()
+    r = r[None] if r.ndim == 1 else r
     if r.ndim != 2 or r.shape[1] != len(X):
         raise ValueError(f"residuals have shape {tuple(r.shape)}: X has {len(X)} rows, give (n,) or (K, n)")
     b, sampling = check_sampling(len(X), batch_size, sampling)
@@ -60,7 +61,8 @@ def sampling_variance(X: Any, residuals: Any, *, batch_size: int | None = None, 
     if sampling == "shuffle":
         f *= SHUFFLE
     within = r.square().mean(0) @ X.square() / n - (r @ X / n).square().mean(0)
-    return f / b * within.clamp_min(0.0)
+    added: Tensor = f / b * within.clamp_min(0.0)
+    return added
 
 
 def sampling_penalty(

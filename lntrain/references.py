@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,38 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linprog
-from torch import Tensor
 
 from lntrain.corrections import sampling_penalty
+from lntrain.dual import Reference as Reference
+from lntrain.dual import certify, dual_newton
 from lntrain.lasso import LassoSolution, as_float64, weighted_lasso
 from lntrain.penalty import effective_penalty
 
 Array = NDArray[np.float64]
-Conjugate = Callable[
-    [Array], tuple[float, Array, Array]
-]  # z = X^T theta -> (sum phi*(z_j), beta = phi*'(z), phi*''(z))
-CERTIFIED = 1e-8  # what each certificate must meet, relative
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A certified solution: coef (d,) float64, its objective, and two relative errors, each at most 1e-8.
-
-    gap: the duality gap over the objective's scale. infeasibility: ||y - X coef|| / ||y|| where
-    X coef = y is imposed, or the relative error of the equations that define coef.
-    dual (n,): the dual variable that certifies it, where there is one.
-    """
-
-    coef: Tensor
-    objective: float
-    gap: float
-    infeasibility: float = 0.0
-    dual: Tensor | None = None
-
-    @property
-    def support(self) -> Tensor:
-        """(d,) bool, where coef is not zero."""
-        return self.coef != 0
 
 
 @dataclass(frozen=True)
@@ -69,15 +44,6 @@ def _positive(values: Any, d: int, name: str) -> Array:
     if not (np.isfinite(values).all() and (values > 0).all()):
         raise ValueError(f"{name} must be positive and finite")
     return np.broadcast_to(values, (d,)).astype(float)
-
-
-def _certify(what: str, reference: Reference) -> Reference:
-    if not (reference.gap <= CERTIFIED and reference.infeasibility <= CERTIFIED):
-        raise RuntimeError(
-            f"{what}: relative gap {reference.gap:.1e}, infeasibility {reference.infeasibility:.1e} "
-            f"(wanted {CERTIFIED:g}): is y in the range of X, and X well scaled?"
-        )
-    return reference
 
 
 def basis_pursuit(X: Any, y: Any, weights: Any = 1.0, *, positive: bool = False) -> Reference:
@@ -118,7 +84,7 @@ def basis_pursuit(X: Any, y: Any, weights: Any = 1.0, *, positive: bool = False)
     gap = (objective - float(y @ theta) / size) / (objective or 1.0)
     infeasibility = float(np.linalg.norm(X @ coef - y / size))
     dual = torch.from_numpy(theta)
-    return _certify(
+    return certify(
         "basis pursuit",
         Reference(torch.from_numpy(coef * size), objective * size, max(gap, 0.0), infeasibility, dual),
     )
@@ -129,7 +95,7 @@ def _polish(X: Array, y: Array, coef: Array) -> Array:
     on = np.abs(coef) > 1e-9 * np.abs(coef).max(initial=0.0)
     exact = np.zeros_like(coef)
     exact[on] = np.linalg.lstsq(X[:, on], y, rcond=None)[0]
-    better = np.linalg.norm(X @ exact - y) <= max(np.linalg.norm(X @ coef - y), 1e-12)
+    better = float(np.linalg.norm(X @ exact - y)) <= max(float(np.linalg.norm(X @ coef - y)), 1e-12)
     return exact if better and (np.sign(exact[on]) == np.sign(coef[on])).all() else coef
 
 
@@ -171,9 +137,9 @@ def entropy_interpolator(X: Any, y: Any, init: Any, *, parametrisation: str = "d
             curve = 2 * grown * np.cosh(z)
             return float((curve - 2 * grown).sum()), 2 * grown * np.sinh(z), curve
 
-        found = _dual_newton(X, y, exponential if parametrisation == "square" else hyperbolic, 0.0, theta)
+        found = dual_newton(X, y, exponential if parametrisation == "square" else hyperbolic, 0.0, theta)
         theta = found.dual
-    return _certify("entropy interpolator", found)
+    return certify("entropy interpolator", found)
 
 
 def bridge(X: Any, y: Any, penalty: Any, depth: int) -> Reference:
@@ -213,54 +179,7 @@ def bridge(X: Any, y: Any, penalty: Any, depth: int) -> Reference:
             power * share ** (power - 1) / (q * kappa),
         )
 
-    return _certify("bridge regression", _dual_newton(X, y, conjugate, float(len(y))))
-
-
-def _dual_newton(X: Array, y: Array, conjugate: Conjugate, ridge: float, start: Tensor | None = None) -> Reference:
-    """max over theta of y.theta - (ridge/2)|theta|^2 - sum phi*(x_j.theta), by damped Newton.
-
-    ridge n gives min (1/2n)||y - X beta||^2 + sum phi(beta_j); ridge 0 imposes X beta = y.
-    """
-    theta = np.zeros(len(y)) if start is None else start.numpy()
-    scale = float(np.linalg.norm(y)) or 1.0
-
-    def dual(theta: Array) -> tuple[float, Array, Array]:
-        with np.errstate(over="ignore", invalid="ignore"):
-            value, beta, curve = conjugate(X.T @ theta)
-            return float(y @ theta - ridge / 2 * theta @ theta - value), beta, curve
-
-    value, beta, curve = dual(theta)
-    for _ in range(500):
-        slope = y - ridge * theta - X @ beta
-        if np.linalg.norm(slope) <= 1e-13 * scale:
-            break
-        hessian = (X * curve) @ X.T + ridge * np.eye(len(y))
-        hessian[np.diag_indices(len(y))] *= 1 + 1e-15
-        move = np.linalg.lstsq(hessian, slope, rcond=1e-14)[0]
-        length, rise = 1.0, float(slope @ move)
-        while length > 1e-12:
-            trial = dual(theta + length * move)
-            if np.isfinite(trial[0]) and trial[0] >= value + 1e-4 * length * rise - 1e-15 * abs(value):
-                break
-            length /= 2
-        else:
-            break
-        theta = theta + length * move
-        value, beta, curve = trial
-    return _from_dual(X, y, theta, beta, value, conjugate, ridge, scale)
-
-
-def _from_dual(
-    X: Array, y: Array, theta: Array, beta: Array, value: float, conjugate: Conjugate, ridge: float, scale: float
-) -> Reference:
-    z = X.T @ theta
-    penalty = float(beta @ z) - conjugate(z)[0]  # phi(beta) = beta z - phi*(z): equality, as beta = phi*'(z)
-    residual = y - X @ beta
-    objective = penalty + (float(residual @ residual) / (2 * ridge) if ridge else 0.0)
-    worth = float(y @ y) / (2 * ridge) if ridge else abs(objective)
-    gap = abs(objective - value) / (worth or 1.0)
-    infeasibility = float(np.linalg.norm(residual - ridge * theta)) / scale
-    return Reference(torch.from_numpy(beta), objective, gap, infeasibility, torch.from_numpy(theta))
+    return certify("bridge regression", dual_newton(X, y, conjugate, float(len(y))))
 
 
 def oracle_least_squares(X: Any, y: Any, support: Any) -> Reference:
@@ -289,7 +208,7 @@ def oracle_least_squares(X: Any, y: Any, support: Any) -> Reference:
     residual = y - X @ coef
     size = float(np.linalg.norm(used) * np.linalg.norm(y)) or 1.0
     error = float(np.linalg.norm(used.T @ residual)) / size
-    return _certify(
+    return certify(
         "oracle least squares",
         Reference(torch.from_numpy(coef), float(residual @ residual) / (2 * len(y)), 0.0, error),
     )

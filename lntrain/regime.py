@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from torch import Tensor
 
 from lntrain.penalty import alpha_max, as_matrix, mean_squares
 
@@ -257,7 +256,7 @@ def _local_search(S: Array, on: NDArray[np.bool_], cone: float, starts: int, see
         v = np.empty(len(S))
         v[on], u = z[:k], z[k:]
         v[~on] = cone * np.abs(z[:k]).sum() * u / max(1.0, float(np.abs(u).sum()))
-        return float(v @ S @ v / max(z[:k] @ z[:k], 1e-300))
+        return float(v @ S @ v) / max(float(z[:k] @ z[:k]), 1e-300)
 
     for i in range(starts):
         head = vectors[:, 0] if i == 0 else rng.standard_normal(k)
