@@ -256,17 +256,19 @@ def self_consistent_lasso(
     penalty = implied(np.zeros(X.shape[1]), np.zeros(X.shape[1]))
     if not (penalty > 0).all():
         raise ValueError("nothing makes a penalty: give std > 0, or a batch_size below n")
-    floor, coef = 1e-9 * float(penalty.mean()), None
+    coef, error = None, math.inf
     for k in range(1, iterations + 1):
-        lasso = weighted_lasso(X, y, penalty, start=coef)
+        try:
+            lasso = weighted_lasso(X, y, penalty, start=coef)
+        except RuntimeError:
+            break  # the penalty has shrunk to nothing
         coef = lasso.coef
         new = implied(coef.numpy(), penalty)
         error = float((np.abs(new - penalty) / penalty).max())
         if error <= tol:
             return SelfConsistent(lasso, error, k)
-        if not (new.mean() > floor and math.isfinite(error)):
-            break
         penalty = new
     raise RuntimeError(
-        f"no penalty agrees with its own residuals (error {error:.1e}): where X can fit y, SGD interpolates"
+        f"no penalty agrees with its own residuals (its mean is {penalty.mean():.1e}, relative error {error:.1e}): "
+        "where X can fit y, SGD reaches an interpolator and no Lasso"
     )
