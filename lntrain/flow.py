@@ -64,10 +64,10 @@ def _model(parametrisation: str, loss_scale: float, depth: int) -> _Model:
 
 def _data(X: Any, y: Any, init: Any, m: int) -> tuple[Array, Array, Array]:
     X = as_matrix(X).cpu().numpy()
-    y = np.asarray(torch.as_tensor(y).detach().cpu(), dtype=float)
+    y = torch.as_tensor(y, dtype=torch.float64).detach().cpu().numpy()
     if y.shape != X.shape[:1]:
         raise ValueError(f"X {X.shape} and y {y.shape} do not fit: give (n, d) and (n,)")
-    alpha = np.broadcast_to(np.asarray(torch.as_tensor(init).detach().cpu(), dtype=float), X.shape[1:])
+    alpha = np.broadcast_to(torch.as_tensor(init, dtype=torch.float64).detach().cpu().numpy(), X.shape[1:])
     if not (np.isfinite(alpha).all() and (alpha > 0).all()):
         raise ValueError(f"init={init} must be positive and finite: it is the scale of each weight")
     return X, y, np.tile(np.log(alpha), (m, 1))
@@ -112,7 +112,7 @@ def limit_flow(
     times = np.atleast_1d(np.asarray(times, dtype=float))
     if not ((np.diff(times) > 0).all() and times[0] >= 0 and np.isfinite(times).all()):
         raise ValueError("times must be increasing and not negative")
-    lam = np.broadcast_to(np.asarray(torch.as_tensor(penalty).detach().cpu(), dtype=float), X.shape[1:])
+    lam = np.broadcast_to(torch.as_tensor(penalty, dtype=torch.float64).detach().cpu().numpy(), X.shape[1:])
     if not (np.isfinite(lam).all() and (lam >= 0).all()):
         raise ValueError("penalty must be finite and not negative")
 
@@ -254,8 +254,9 @@ class _Run:
             draws = (self.noise.unit(self.seed, r, self.step, end, len(self.y)) for r in range(len(self.state)))
             eps = np.stack(list(draws), axis=1).astype(float)  # (steps, R, n)
             levels = self.noise.std * np.broadcast_to(self.noise.factor(np.arange(self.step, end)), end - self.step)
-            for k in range(end - self.step):
-                self._step(eps[k], float(levels[k]), self.step + k >= burn_in)
+            with np.errstate(over="ignore", invalid="ignore"):  # the check below tells
+                for k in range(end - self.step):
+                    self._step(eps[k], float(levels[k]), self.step + k >= burn_in)
             self.step = end
             if not np.isfinite(self.state).all():
                 raise RuntimeError(f"the flow left all bounds by step {end}: take a smaller dt than {self.dt:g}")
@@ -268,14 +269,13 @@ class _Run:
             for total, value in zip(self.sums, (beta, label, (residual * residual).sum(1) / (2 * n)), strict=True):
                 total += value
         g = ((residual - label) @ self.X)[:, None] * (self.dt / n)
-        with np.errstate(over="ignore", invalid="ignore"):  # the chunk's check tells
-            if self.logs:
-                speed = model.speed(self.state)
-                self.state = self.state - speed * (
-                    model.signs * g + 0.5 * speed * self.lr * std**2 * self.power * self.dt
-                )
-            else:
-                self.state = self.state * (1 - model.signs * g * model.pull * self.state ** (model.depth - 2))
+        if self.logs:
+            speed = model.speed(self.state)
+            self.state = self.state - speed * (model.signs * g + 0.5 * speed * self.lr * std**2 * self.power * self.dt)
+        elif model.depth == 2:
+            self.state = self.state * (1 - model.pull * model.signs * g)
+        else:
+            self.state = self.state - model.pull * model.signs * g * self.state ** (model.depth - 1)
 
     def record(self, dt: float, burn_in: int) -> tuple[Any, ...]:
         """A row of Flow's fields."""

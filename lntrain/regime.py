@@ -74,8 +74,8 @@ def irrepresentability_margin(X: Any, coef: Any, weights: Any = 1.0, *, signed: 
 
     Source: Zhao and Yu, JMLR 2006; Wainwright, IEEE Trans. Inf. Theory 2009.
     """
-    X, beta = as_matrix(X).cpu().numpy(), np.asarray(torch.as_tensor(coef).detach().cpu(), dtype=float)
-    h = np.broadcast_to(np.asarray(torch.as_tensor(weights).detach().cpu(), dtype=float), X.shape[1:])
+    X, beta = as_matrix(X).cpu().numpy(), torch.as_tensor(coef, dtype=torch.float64).detach().cpu().numpy()
+    h = np.broadcast_to(torch.as_tensor(weights, dtype=torch.float64).detach().cpu().numpy(), X.shape[1:])
     on = beta != 0
     if not on.any() or on.all():
         return math.inf
@@ -102,7 +102,7 @@ def delta_minus(X: Any, coef: Any) -> float:
 
     Source: Pillaud-Vivien et al., COLT 2022, Theorem 2; with sign_S = 1 it is theirs.
     """
-    X, beta = as_matrix(X).cpu().numpy(), np.asarray(torch.as_tensor(coef).detach().cpu(), dtype=float)
+    X, beta = as_matrix(X).cpu().numpy(), torch.as_tensor(coef, dtype=torch.float64).detach().cpu().numpy()
     on = beta != 0
     if not on.any():
         return math.inf
