@@ -16,6 +16,7 @@ from lntrain.lasso import LassoSolution, as_float64
 from lntrain.penalty import effective_lr, step_factor
 
 Array = NDArray[np.float64]
+FLOOR = -600.0  # of log w^2: the fused engine stops a weight of float64 at 1e-145
 
 
 class Estimate(NamedTuple):
@@ -114,10 +115,11 @@ def exponents(log_weights: Any, steps: Any) -> Estimate:
         steps: (B + 1,) evenly spaced.
 
     Returns:
-        Estimate (m, d); the increments of all blocks and replicas count as independent.
+        Estimate (m, d); the increments of all blocks and replicas count as independent. Records below
+        e^-300 are left out, as the fused engine holds a weight there; nan where fewer than 2 remain.
 
     Raises:
-        ValueError: records that do not fit, or not evenly spaced; fewer than 2 increments.
+        ValueError: records that do not fit, or not evenly spaced.
 
     >>> exponents([[[[0.0]], [[0.0]]], [[[-1.0]], [[-3.0]]]], [0, 10]).value.item()
     -0.2
@@ -128,7 +130,11 @@ def exponents(log_weights: Any, steps: Any) -> Estimate:
     if len(logs) != len(k) or len(k) < 2 or not torch.allclose(k.diff(), k.diff()[:1], rtol=0.01):
         raise ValueError(f"steps must be {len(logs)} evenly spaced numbers, one for each record")
     increments = logs.diff(dim=0) / k.diff().view(-1, *[1] * (logs.ndim - 1))
-    return batch_means(increments.reshape(-1, *logs.shape[-2:]))
+    increments[logs[1:] < FLOOR] = math.nan
+    rows = increments.reshape(-1, *logs.shape[-2:])
+    count, mean = (~rows.isnan()).sum(0), rows.nanmean(0)
+    spread = (rows - mean).square().nanmean(0).sqrt() / (count - 1).clamp_min(0).sqrt()
+    return Estimate(mean, torch.where(count > 1, spread, math.nan), len(rows))
 
 
 def predicted_exponents(
