@@ -154,21 +154,54 @@ def test_log_euler_does_not_depend_on_dt_in_law():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [3, 4])
-def test_label_noise_at_depth_meets_the_bridge_and_not_the_lasso(depth):
-    """theory.md section 6: the mean of 16 replicas at a small step, against the compensated l_(2-2/L) solution."""
+def test_label_noise_at_depth_meets_the_bridge_and_no_lasso(depth):
+    """theory.md section 6, means of 16 replicas with compensated labels. At a fixed kappa the fluctuations leave
+    some percent, whatever the step (exact is lr -> 0 at a fixed std); the best of many Lassos is far."""
     problem = sparse_regression(20, 30, 3, signs="random", seed=4)
     kappa = 0.05 * mean_squares(problem.X)
-    unit = depth_penalty(problem.X, lr=0.001, std=1.0, depth=depth)
-    std = math.sqrt(float((kappa / unit)[0]))
-    flow = label_noise_flow(problem.X, problem.y, lr=0.001, noise=std, steps=400_000, scheme="euler", depth=depth,
-                            init=0.7, replicas=16, every=50_000)  # fmt: skip
-    mean = (8 * flow.mean_coef[-1] - flow.mean_coef[0]).mean(0) / 7
-    noise = (8 * flow.mean_noise[-1] - flow.mean_noise[0]).mean(0) / 7
-    own = bridge(problem.X, problem.y + noise, kappa, depth)
-    lasso = weighted_lasso(problem.X, problem.y + noise, kappa * float(own.coef.abs().max()) ** (1 - 2 / depth))
-    near, far = (float((mean - s.coef).norm() / s.coef.norm()) for s in (own, lasso))
-    assert near < 0.02
-    assert far > 4 * near
+    std = math.sqrt(float((kappa / depth_penalty(problem.X, lr=0.008, std=1.0, depth=depth))[0]))
+    flow = label_noise_flow(problem.X, problem.y, lr=0.008, noise=std, steps=125_000, scheme="euler", depth=depth,
+                            init=0.7, replicas=16, every=25_000)  # fmt: skip
+    mean = (5 * flow.mean_coef[-1] - flow.mean_coef[0]).mean(0) / 4
+    noise = (5 * flow.mean_noise[-1] - flow.mean_noise[0]).mean(0) / 4
+    own = bridge(problem.X, problem.y + noise, kappa, depth).coef
+    others = [weighted_lasso(problem.X, problem.y + noise, f * kappa).coef for f in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)]
+    near, *far = (float((mean - coef).norm() / own.norm()) for coef in (own, *others))
+    assert near < 0.05
+    assert min(far) > 5 * near
+
+
+@pytest.mark.parametrize("parametrisation", ["square", "difference"])
+def test_torchsde_finds_the_same_law(parametrisation):
+    """An independent integrator of the same SDE: means and variances of log|w| and beta, six standard errors."""
+    torchsde = pytest.importorskip("torchsde", reason="TORCHSDE IS NOT INSTALLED: the SDE is not cross-checked")
+    problem, lr, std, dt = sparse_regression(5, 3, 2, seed=6), 0.05, 2.0, 0.01
+    X, y, m = problem.X, problem.y, 1 if parametrisation == "square" else 2
+    signs = torch.tensor([1.0, -1.0], dtype=F64)[:m, None]
+
+    class Label(torch.nn.Module):
+        noise_type, sde_type = "general", "ito"
+
+        def f(self, t, w):
+            g = ((signs * w.view(-1, m, 3) ** 2).sum(1) @ X.T - y) @ X / 5
+            return (-2 * signs * w.view(-1, m, 3) * g[:, None]).flatten(1)
+
+        def g(self, t, w):
+            spread = -2 * std * math.sqrt(lr) / 5 * (signs * w.view(-1, m, 3))
+            return (spread[..., None] * X.T).flatten(1, 2)
+
+    start = torch.full((4000, m * 3), 0.6, dtype=F64)
+    times = torch.tensor([0.0, 2.0], dtype=F64)
+    bm = torchsde.BrownianInterval(0.0, 2.0, size=(4000, 5), dtype=F64, entropy=0)
+    theirs = torchsde.sdeint(Label(), start, times, bm=bm, method="euler", dt=dt)[-1].view(-1, m, 3)
+    ours = label_noise_flow(X, y, lr=lr, noise=std, steps=200, dt=dt, scheme="euler", init=0.6, replicas=4000,
+                            parametrisation=parametrisation)  # fmt: skip
+    pairs = [(ours.log_weights[-1] / 2, theirs.abs().log()), (ours.coef[-1], (signs * theirs**2).sum(1))]
+    for mine, other in pairs:
+        for moment in (lambda x: x, lambda x: (x - x.mean(0)) ** 2):
+            a, b = moment(mine), moment(other)
+            error = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
+            assert bool(((a.mean(0) - b.mean(0)).abs() < 6 * error).all())
 
 
 def test_a_flow_that_leaves_all_bounds_is_one_clear_error():
