@@ -22,7 +22,7 @@ LAYERS = [
     {"diagnostics", "plan", "descend", "references", "gamma"},
     {"laws"},
     {"dashboard", "plots", "report", "files", "watch"},
-    {"job", "figure1", "path"},
+    {"job", "figure1", "path", "claims"},
     {"study"},
     {"classify", "selectivity", "sensing"},
     {"cli"},
