@@ -30,7 +30,6 @@ from lntrain.laws import (
     predicted_exponents,
 )
 from lntrain.penalty import alpha_max, finite_step_bias, mean_squares
-from lntrain.references import entropy_interpolator
 
 F64 = torch.float64
 
@@ -111,8 +110,20 @@ def test_exponents_are_the_predicted_ones(run):
     slope = (found.value / predicted)[~weight & known]
     assert float(slope.mean()) == pytest.approx(1, abs=0.03)
     assert float(np.corrcoef(found.value[known], predicted[known])[0, 1]) > 0.995
-    balance = balancedness(_stack(run, "log_weights")).diff(dim=0).mean((0, 1)) / 50_000
+    balance = balancedness(_stack(run, "log_weights")[:3]).diff(dim=0).mean((0, 1)) / 50_000  # before any sinks
     assert float((balance / (-8 * LR * PENALTY)).mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_against_compensated_labels_the_exponents_are_exact(run):
+    """Over 150,000 steps of one replica, the Lasso of y + mean noise: correlation .9999, what is left is O(lr)."""
+    steps, logs = [s.step for s in run][:4], _stack(run, "log_weights")[:4, 0]
+    noise = block_means(steps[::3], _stack(run, "mean_noise")[:4:3, 0])[0]
+    labels = EVEN.y + noise
+    predicted = predicted_exponents(EVEN.X, labels, weighted_lasso(EVEN.X, labels, PENALTY), lr=LR)
+    found = exponents(logs, steps).value
+    known = found.isfinite()
+    assert float(np.corrcoef(found[known], predicted[known])[0, 1]) > 0.9999
+    assert float((found - predicted)[known].abs().max()) < 0.05 * float(predicted.abs().max())
 
 
 def test_the_support_by_exponents_is_the_lassos(run):
@@ -220,19 +231,16 @@ def test_ks_alone_has_no_power_for_a_wrong_scale_at_1000_samples_and_the_varianc
     assert sum(float(f.p_variance) < 1e-3 for f in found) >= 14
 
 
-def test_effective_init_is_the_init_and_tells_where_the_flow_goes():
-    """Pesme et al.: SGD's effective init; here label noise is switched off half way and the flow goes on."""
+def test_effective_init_is_the_init_and_label_noise_lowers_it():
+    """Exactly exp(-a lambda t) times alpha in the limit flow; gradient flow keeps it."""
     problem = sparse_regression(12, 20, 3, signs="random", seed=3)
     flow = gradient_flow(problem.X, problem.y, [0.0, 50.0], init=0.3)
     torch.testing.assert_close(effective_init(flow.log_weights), torch.full((2, 20), 0.3, dtype=F64), rtol=1e-7, atol=0)
     penalty = 0.2 * mean_squares(problem.X)
     shrunk = limit_flow(problem.X, problem.y, [3.0], penalty, init=0.3)
-    alpha = effective_init(shrunk.log_weights[0])
-    torch.testing.assert_close(alpha, 0.3 * torch.exp(-2 * 3.0 * penalty), rtol=1e-6, atol=0)
-    target = entropy_interpolator(problem.X, problem.y, alpha)
-    z = torch.asinh(shrunk.coef[0] / (2 * alpha**2))  # the mirror image of the state: its X^T theta is not yet fixed
-    assert bool(z.isfinite().all())
-    assert target.infeasibility < 1e-8
+    torch.testing.assert_close(
+        effective_init(shrunk.log_weights[0]), 0.3 * torch.exp(-2 * 3.0 * penalty), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import hadamard
 
 from lntrain import sparse_regression, weighted_lasso
 from lntrain.lasso import closed_form_lasso
@@ -128,15 +129,13 @@ def test_restricted_eigenvalue_bounds_hold_the_minimum(cone, seed):
     assert lower <= upper
 
 
-def test_restricted_eigenvalue_of_an_almost_orthogonal_design_by_incoherence():
-    """Unit columns: 1 + mu - 16 k mu beats the least eigenvalue where d is large."""
-    d = 200
-    X = np.vstack([np.eye(d), 0.05 * np.ones((1, d))]) * math.sqrt(d + 1)
-    c = (X**2).mean(0)
-    mu = mutual_incoherence(X)
-    lower, upper = restricted_eigenvalue(X, np.arange(d) < 2, starts=1)
-    assert lower == pytest.approx(max(c[0] * (1 + mu - 32 * mu), np.linalg.eigvalsh(X.T @ X / (d + 1))[0]))
-    assert lower <= upper <= np.linalg.eigvalsh((X.T @ X / (d + 1))[:2, :2])[0] + 1e-12
+def test_restricted_eigenvalue_of_two_bases_by_incoherence():
+    """Identity beside Hadamard, 64 x 128: mu = 1/8, the least eigenvalue is 0, 1 + mu - (1 + cone)^2 k mu is not."""
+    X = np.hstack([np.eye(64), hadamard(64) / 8]) * 8.0
+    assert mutual_incoherence(X) == pytest.approx(1 / 8)
+    lower, upper = restricted_eigenvalue(X, np.arange(128) < 1, cone=1.0, starts=2)
+    assert lower == pytest.approx(1 + 1 / 8 - 4 / 8)
+    assert lower <= upper <= 1
 
 
 def test_the_report_names_the_theorem_for_each_band():
