@@ -259,7 +259,9 @@ def claim(
     ax.set(xlim=(-0.05, 2.05), ylim=(0.4, len(bars) + 0.6), xlabel="measured / predicted (drawn within 0 to 2)")
     for (name, x, y, style), colour in zip(curves, PALETTE, strict=False):
         values = np.asarray(y, dtype=float)
-        panels[1].plot(x, values if values.ndim == 1 else np.median(values, 1), style, color=colour, label=name, markersize=4)
+        panels[1].plot(
+            x, values if values.ndim == 1 else np.median(values, 1), style, color=colour, label=name, markersize=4
+        )
         if values.ndim == 2:
             panels[1].fill_between(x, values.min(1), values.max(1), color=colour, alpha=0.18, linewidth=0)
     if curves:

@@ -18,6 +18,7 @@ from lntrain.claims.measure import At
 from lntrain.claims.mutations import broken
 from lntrain.claims.table import ROWS
 from lntrain.claims.verdict import Result, judge_all
+from lntrain.files import write_atomically
 
 FIRST = ("gamma-law", "steps-needed", "open-band", "support", "mean")  # the longest, so that none is left at the end
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -26,12 +27,13 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 def measure(name: str, seed: int, full: bool, mutate: bool, folder: str | None) -> Result:
     """A row, judged and drawn; a row that cannot be measured is an error, and fails."""
     torch.set_num_threads(1)
-    row, began = ROWS[name], time.monotonic()
+    row, began, cpu = ROWS[name], time.monotonic(), time.process_time()
     try:
         with broken(row.formula if mutate else None):
             outcome = row.measure(At(name, seed, full))
         checks = judge_all(outcome.checks, len(ROWS))
-        result = Result(name, row.source, row.setting, checks, time.monotonic() - began, note=outcome.note)
+        spent = time.monotonic() - began, time.process_time() - cpu
+        result = Result(name, row.source, row.setting, checks, *spent, note=outcome.note)
     except Exception as error:  # the other rows still count
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return Result(name, row.source, row.setting, seconds=time.monotonic() - began, error=text)
@@ -65,7 +67,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time (default 2)")
     parser.add_argument("--out", type=Path, default=Path("outputs/claims"), help="folder to write to")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
-    parser.add_argument("--mutate", metavar="NAME", help="test use: this row's formula times 1.2; the row must turn red")
+    parser.add_argument(
+        "--mutate", metavar="NAME", help="test use: this row's formula times 1.2; the row must turn red"
+    )
     parser.add_argument("--mutations", action="store_true", help="test use: every row with its formula times 1.2")
     options = parser.parse_args(arguments)
     for name in [*(options.only or ()), *([options.mutate] if options.mutate else ())]:
@@ -88,16 +92,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
     began, results = time.monotonic(), {}
     for result in measure_all(names, options.seed, options.full, mutated, folder, min(options.jobs, len(names))):
         results[result.name] = result
-        print(f"{result.verdict:<10}{result.name:<22}{result.seconds:6.1f} s  {result.error}", flush=True)
+        print(
+            f"{result.verdict:<10}{result.name:<22}{result.seconds:6.1f} s  {result.cpu_seconds:6.1f} s of CPU  {result.error}",
+            flush=True,
+        )
     ordered = [results[name] for name in ROWS if name in results]
     seconds = time.monotonic() - began
     if options.mutations:
         return mutations_table(ordered, options.out)
-    heading = f"Claims, {'full' if options.full else 'quick'} mode, seed {options.seed}: {len(ordered)} rows, {seconds:.0f} s"
-    about = {"mode": "full" if options.full else "quick", "seed": options.seed, "seconds": round(seconds, 1), "mutated": options.mutate}
+    heading = (
+        f"Claims, {'full' if options.full else 'quick'} mode, seed {options.seed}: {len(ordered)} rows, {seconds:.0f} s"
+    )
+    cpu = sum(result.cpu_seconds for result in ordered)
+    about = {
+        "mode": "full" if options.full else "quick", "seed": options.seed, "mutated": options.mutate,
+        "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1),
+    }  # fmt: skip
     report.write(options.out, ordered, about, heading + (f", {options.mutate} MUTATED" if options.mutate else ""))
     bad = [result.name for result in ordered if result.verdict != "holds"]
-    print(f"{len(ordered) - len(bad)} of {len(ordered)} rows hold in {seconds:.0f} s; wrote {options.out}")
+    print(
+        f"{len(ordered) - len(bad)} of {len(ordered)} rows hold; {seconds:.0f} s, {cpu:.0f} s of CPU; wrote {options.out}"
+    )
     return int(bool(bad))
 
 
@@ -108,7 +123,7 @@ def mutations_table(results: Sequence[Result], folder: Path) -> int:
         red = "yes" if result.verdict != "holds" else "NO"
         lines.append(f"| {result.name} | `{ROWS[result.name].formula}` | {result.verdict} | {red} |")
     print("\n".join(lines))
-    report.write_atomically(folder / "mutations.md", ("\n".join(lines) + "\n").encode())
+    write_atomically(folder / "mutations.md", ("\n".join(lines) + "\n").encode())
     return int(any(result.verdict == "holds" for result in results))
 
 

@@ -74,8 +74,10 @@ class Case:
         X, on = self.problem.X, self.lasso.support
         S = X.T @ X[:, on] / self.problem.n
         curvature = S.square() @ self.lasso.coef[on].abs() / penalties.mean_squares(X)
-        terms = (2 if self.dynamics.antithetic else 1) * curvature + (self.dynamics.noise_kurtosis + 1.5) * self.lasso.penalty
-        return np.asarray(self.rate * terms.numpy()) ** 2
+        terms = (2 if self.dynamics.antithetic else 1) * curvature + (
+            self.dynamics.noise_kurtosis + 1.5
+        ) * self.lasso.penalty
+        return np.square(np.asarray(self.rate * terms.numpy(), dtype=np.float64))
 
     def effective(self) -> LassoSolution:
         """The Lasso at lambda (1 + finite-step bias)."""
@@ -152,9 +154,11 @@ def lambda_ratio(case: Case, snapshot: Snapshot) -> Array:
     return np.asarray((lambda_seen(case, snapshot) / case.lasso.penalty[case.lasso.support].numpy()).mean(1))
 
 
-def distances(coef: Tensor, reference: Tensor) -> Array:
+def distances(coef: Tensor | None, reference: Tensor | None) -> Array:
     """(R,) relative distances."""
-    return ((coef - reference).norm(dim=-1) / reference.norm()).numpy()
+    assert coef is not None
+    assert reference is not None
+    return np.asarray(((coef - reference).norm(dim=-1) / reference.norm()).numpy(), dtype=np.float64)
 
 
 def slopes(x: Any, y: Any) -> Array:
@@ -177,5 +181,7 @@ def stationary(case: Case, seeds: list[int], steps: int, records: int, start: in
     first = steps // 10 if start is None else start
     every = (steps - first) // records // 2 * 2  # even: antithetic noise is read between pairs
     rows = list(run(case, seeds, first + records * every, range(first + every, first + records * every, every)))
-    columns = ([getattr(row, name) for row in rows] for name in ("coef", "log_weights", "loss"))
-    return Stationary(*(torch.stack(column).numpy() for column in columns), rows[-1])
+    coef, logs, loss = (
+        torch.stack([getattr(row, name) for row in rows]).numpy() for name in ("coef", "log_weights", "loss")
+    )
+    return Stationary(coef, logs, loss, rows[-1])

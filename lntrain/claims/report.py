@@ -59,10 +59,12 @@ def record(result: Result) -> dict[str, Any]:
         }
         for j in result.checks
     ]  # fmt: skip
-    clean = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in checks]
+    clean = [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in checks
+    ]
     return {
         "name": result.name, "source": result.source, "setting": result.setting, "verdict": result.verdict,
-        "seconds": round(result.seconds, 1), "error": result.error, "note": result.note, "checks": clean,
+        "seconds": round(result.seconds, 1), "cpu_seconds": round(result.cpu_seconds, 1), "error": result.error, "note": result.note, "checks": clean,
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from lntrain import lasso as lassos
 from lntrain import penalty as penalties
 from lntrain.claims.measure import At, Case, distances, no_near_tie, predict, run, slopes, stationary
 from lntrain.claims.section3 import case
-from lntrain.claims.section4 import PLAIN, case_at, data
+from lntrain.claims.section4 import PLAIN, data
 from lntrain.claims.verdict import Check, Curve, Outcome, Picture
 from lntrain.diagnostics import support_scores
 from lntrain.lasso import LassoSolution
@@ -53,8 +53,11 @@ def theorem_2(at: At) -> Outcome:
 
         for share in (0.1, 0.5, 0.99):
             level = share * found.delta_minus
-            closed = lassos.closed_form_lasso(problem.X, problem.y, level / 2 * c, problem.coef, positive=True)
-            errors.append(float(distances(closed.coef[None], solve(level).coef)[0]))
+            try:
+                closed = lassos.closed_form_lasso(problem.X, problem.y, level / 2 * c, problem.coef, positive=True)
+                errors.append(float(distances(closed.coef[None], solve(level).coef)[0]))
+            except ValueError:  # it does not solve the Lasso there
+                errors.append(1.0)
         below.append(float((solve(0.99 * found.delta_minus).support == on).double().mean()))
         above.append(float((solve(1.01 * found.delta_minus).support == on).double().mean()))
         kept.append(float(solve(0.99 * found.delta_plus).coef.abs().max()))
@@ -117,10 +120,21 @@ def theorem_4(at: At) -> Outcome:
         sds.append(np.sqrt((around**2).mean((0, 2)) / float(given.lasso.coef[on].mean())))
         means.append(distances(torch.from_numpy(kept.coef.mean(0)), given.lasso.coef))
         rates.append((kept.logs[-1] - kept.logs[0])[:, 0][:, ~on].max(1))
-    curve = Picture([Curve("rms about the Lasso", levels, np.array(sds))], "delta_bar", "rms / sqrt(mean beta*) on the support", True, True)
+    curve = Picture(
+        [Curve("rms about the Lasso", levels, np.array(sds))],
+        "delta_bar",
+        "rms / sqrt(mean beta*) on the support",
+        True,
+        True,
+    )
     return Outcome(
         [
-            Check("slope of log (rms / sqrt(mean beta*)) on log delta_bar", spread_exponent(), slopes(levels, np.array(sds)), precision=0.09),
+            Check(
+                "slope of log (rms / sqrt(mean beta*)) on log delta_bar",
+                spread_exponent(),
+                slopes(levels, np.array(sds)),
+                precision=0.09,
+            ),
             Check("slowest change of log beta off the support", 0.0, np.max(rates, 0), "<="),
             Check("mean to the Lasso, relative distance, largest level", 0.1, means[-1], "<="),
         ],
@@ -145,19 +159,34 @@ def open_band(at: At) -> Outcome:
     sizes = [int(at_level(problem, float(level), 0.005).lasso.support.sum()) for level in levels]
     note = f"support of the Lasso from delta_minus {found.delta_minus:.3g} (truth: 3) to delta_plus {found.delta_plus:.3g}: {sizes}"
     check = Check("largest distance to the Lasso (compensated), over the truth's norm", 0.02, np.max(far, 0), "<=")
-    picture = Picture([Curve("mean to the Lasso", levels / float(c.mean()), np.array(far))], "delta_bar", "distance / norm of the truth")
+    picture = Picture(
+        [Curve("mean to the Lasso", levels / float(c.mean()), np.array(far))],
+        "delta_bar",
+        "distance / norm of the truth",
+    )
     return Outcome([check], picture, note)
 
 
 def correlated(at: At) -> tuple[Problem, Case]:
     """AR(.7) design, 10 support coordinates clear of near ties."""
-    rows = {"signs": "random", "design": "correlated", "rho": 0.7}
-    problem = no_near_tie(at, lambda seed: _ten(rows, seed), 0.05)
-    return problem, case(problem, PLAIN, 0.002, 0.05)
+    for part in range(1000):
+        own = replace(at, row=f"{at.row} {part}")
+        problem = no_near_tie(own, _autoregressive, 0.05)
+        given = case(problem, PLAIN, 0.0025, 0.05)
+        if int(given.lasso.support.sum()) == 10:
+            return problem, given
+    raise RuntimeError("1000 problems, none with 10 support coordinates")
 
 
-def _ten(rows: dict[str, object], seed: int) -> Problem:
-    return sparse_regression(60, 40, 10, seed=seed, **rows)  # type: ignore[arg-type]
+def _autoregressive(seed: int) -> Problem:
+    return sparse_regression(100, 40, 10, signs="random", design="correlated", rho=0.7, seed=seed)
+
+
+def relaxation(given: Case) -> float:
+    """Steps in which the slowest fluctuation on the support falls by e: 1 / (2 a lr min eig(D S D)), D = sqrt|beta|."""
+    on = given.lasso.support
+    X = given.problem.X[:, on] * given.lasso.coef[on].abs().sqrt()
+    return 1 / (2 * given.rate * float(torch.linalg.eigvalsh(X.T @ X / given.problem.n)[0]))
 
 
 def law_tests(at: At, law: gamma.GammaLaw, samples: np.ndarray) -> tuple[gamma.GammaTest, int]:
@@ -170,7 +199,8 @@ def gamma_invariant(at: At) -> Outcome:
     """|beta_j| ~ independent Gamma(|beta*_j| / (2 lambda_0), 2 lambda_0) on the support, whatever the correlation."""
     problem, given = correlated(at)
     law = gamma.gamma_law(problem.X, given.lasso)
-    kept = stationary(given, at.seeds(64), at.pick(260_000, 800_000), at.pick(300, 600), 30_000)
+    start, records = 30_000, at.pick(200, 500)
+    kept = stationary(given, at.seeds(64), start + int(records * relaxation(given)) + records, records, start)
     tests, size = law_tests(at, law, kept.coef)
     wrong, _ = law_tests(at, gamma.GammaLaw(law.coef, 1.3 * law.scale), kept.coef)
     count = len(tests.coordinates)
@@ -187,7 +217,7 @@ def gamma_invariant(at: At) -> Outcome:
     )  # fmt: skip
     return Outcome(
         [
-            Check("support coordinates", 10.0, float(count), ">="),
+            Check("support coordinates", 10.0, float(count)),
             Check("smallest effective sample size", 8000.0, float(size), ">="),
             Check("KS and variance: smallest p x tests", LAW_LEVEL, float(both.min()) * both.numel(), ">="),
             Check("scale x 1.3, same mean, variance test: largest p x tests", LAW_LEVEL, float(wrong.p_variance.max()) * count, "<="),
@@ -207,7 +237,9 @@ def loss_identity(at: At) -> Outcome:
         kept = stationary(given, at.seeds(8, name), steps, at.pick(800, 4000))
         bias = (given.bias * given.lasso.penalty.numpy() * given.lasso.coef.abs().numpy()).sum() / given.lasso.objective
         ratio = kept.loss.mean(0) / optimal_loss(given.lasso)
-        checks.append(Check(f"mean loss / Lasso objective, {name}", 1.0, ratio, allowance=2 * float(bias), precision=0.13))
+        checks.append(
+            Check(f"mean loss / Lasso objective, {name}", 1.0, ratio, allowance=2 * float(bias), precision=0.13)
+        )
     return Outcome(checks)
 
 
@@ -255,7 +287,11 @@ def init_forgotten(at: At) -> Outcome:
         moved = laws.balancedness(first.log_weights) - laws.balancedness(last.log_weights)
         seen = moved.numpy() / (last.step - first.step) / fall
         bias = float(given.bias.mean())
-        checks.append(Check(f"fall / (4 a lr lambda), init {init}", 1 + bias, seen.mean(1), allowance=float(given.remainder.mean())))
+        checks.append(
+            Check(
+                f"fall / (4 a lr lambda), init {init}", 1 + bias, seen.mean(1), allowance=float(given.remainder.mean())
+            )
+        )
         ends.append(last.coef)
     apart = distances(ends[0], ends[1])
     return Outcome([*checks, Check("distance of the last iterates, init .05 to init 1", 0.001, apart.max(), "<=")])
@@ -264,10 +300,10 @@ def init_forgotten(at: At) -> Outcome:
 def supports(at: At) -> Outcome:
     """20 problems with a signed domination margin above 0.05: the support by exponents is the Lasso's, F1 = 1.
 
-    The exponent of the slowest coordinate is below 0 for certain when R K = 100 / (a lr lambda m^2), m = 1 - |g|/lambda:
-    its fall, 2 a lr lambda m K, is then 7 standard deviations, 2 a lr sqrt(V K / R).
+    The exponent of the slowest coordinate is below 0 for certain when R K = 200 / (a lr lambda m^2), m = 1 - |g|/lambda:
+    its fall, 2 a lr lambda m K, is then 10 standard deviations, 2 a lr sqrt(V K / R).
     """
-    scores, used, ratio, replicas = [], [], 0.3, 8
+    scores, used, falls_seen, ratio, replicas = [], [], [], 0.3, 8
     for seed in at.seeds(5000, "data"):
         problem = sparse_regression(30, 40, 2, signs="random", seed=seed)
         alpha = ratio * penalties.alpha_max(problem.X, problem.y)
@@ -276,18 +312,28 @@ def supports(at: At) -> Outcome:
             continue
         given = case(problem, PLAIN, 0.01, ratio)
         power = given.rate * (given.lasso.penalty[~given.lasso.support] * margins(problem, given.lasso) ** 2).min()
-        steps = int(at.pick(100, 300) / float(power) / replicas)
+        steps = int(at.pick(200, 300) / float(power) / replicas)
         records = [steps // 3 + steps * k // 24 for k in range(17)]
         shots = [shot.log_weights for shot in run(given, at.seeds(replicas, f"noise {seed}"), records[-1], records)]
         kept = torch.stack([logs for logs in shots if logs is not None])
         scores.append(support_scores(laws.lyapunov_support(kept, records), given.lasso.support)["support_f1"])
         used.append(found.margin_signed)
+        rate = laws.predicted_exponents(problem.X, problem.y, given.lasso, lr=given.lr).numpy()
+        moved = (kept[4] - kept[0]).mean(0).numpy() / (records[4] - records[0])
+        falls_seen.append((moved * rate).sum() / (rate**2).sum())
         if len(scores) == 20:
             break
     return Outcome(
         [
             Check("problems", 20.0, float(len(scores)), ">="),
             Check("smallest F1 of the support by exponents against the Lasso's", 1.0, min(scores), ">="),
+            Check(
+                "exponents, slope of seen on predicted, a value a problem",
+                1.0,
+                falls_seen,
+                allowance=0.05,
+                precision=0.19,
+            ),
         ],
         Picture([Curve("F1", used, scores, "o")], "domination margin", "F1"),
     )

@@ -116,6 +116,7 @@ class Result:
     setting: str
     checks: Sequence[Judged] = field(default=())
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     error: str = ""
     note: str = ""
 
