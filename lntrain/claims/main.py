@@ -92,10 +92,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     began, results = time.monotonic(), {}
     for result in measure_all(names, options.seed, options.full, mutated, folder, min(options.jobs, len(names))):
         results[result.name] = result
-        print(
-            f"{result.verdict:<10}{result.name:<22}{result.seconds:6.1f} s  {result.cpu_seconds:6.1f} s of CPU  {result.error}",
-            flush=True,
-        )
+        print_result(result)
     ordered = [results[name] for name in ROWS if name in results]
     seconds = time.monotonic() - began
     if options.mutations:
@@ -114,6 +111,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         f"{len(ordered) - len(bad)} of {len(ordered)} rows hold; {seconds:.0f} s, {cpu:.0f} s of CPU; wrote {options.out}"
     )
     return int(bool(bad))
+
+
+def print_result(result: Result) -> None:
+    """A line a row, and one for each of its checks that does not hold."""
+    spent = f"{result.seconds:6.1f} s  {result.cpu_seconds:6.1f} s of CPU"
+    print(f"{result.verdict:<10}{result.name:<22}{spent}  {result.error}", flush=True)
+    for judged in result.checks:
+        if judged.verdict != "holds":
+            check = judged.check
+            wanted = f"{check.relation} {check.predicted:.4g} (allowed {check.allowance:.1g})"
+            print(f"    {judged.verdict}: {check.name}: {report.measured(judged)}, wanted {wanted}", flush=True)
 
 
 def mutations_table(results: Sequence[Result], folder: Path) -> int:

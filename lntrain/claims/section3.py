@@ -167,8 +167,8 @@ def weighted(at: At) -> Outcome:
     problem = no_near_tie(
         at, lambda seed: sparse_regression(40, 60, 4, signs="random", column_scales=SCALES, seed=seed), RATIO
     )
-    given = case(problem, INIT, 0.001)
-    *_, last = run(given, at.seeds(8), at.pick(600_000, 4_000_000))
+    given = case(problem, INIT, 0.0025)
+    *_, last = run(given, at.seeds(8), at.pick(1_000_000, 6_000_000))
     assert last.mean_coef is not None
     c = penalties.mean_squares(problem.X)
     lam = given.lasso.penalty
@@ -223,8 +223,8 @@ def shuffle_term(problem: Problem, beta: Tensor, residual: Tensor, b: int) -> Te
 def sampling_noise(at: At) -> Outcome:
     """Sampling itself adds (f/b) (mean r^2 x^2 - g^2) to V, f = 1 with replacement, (n-b)/(n-1) without."""
     problem = sparse_regression(40, 10, 10, signs="random", noise=3.0, seed=at.data)
-    steps, lr, std, b, checks, note = at.pick(1_500_000, 8_000_000), 0.005, 1.0, 4, [], ""
-    for name in ("replacement", "without", "shuffle"):
+    steps, std, b, checks, note = at.pick(1_500_000, 8_000_000), 1.0, 4, [], ""
+    for name, lr in (("replacement", 0.005), ("without", 0.005), ("shuffle", 0.001)):
         given = predict(problem, replace(INIT, batch_size=b, sampling=name), lr=lr, std=std)
         shots = list(run(given, at.seeds(16, name), steps, range(steps // 10, steps, steps // 100)))
         coef = torch.cat([shot.coef for shot in shots if shot.coef is not None])

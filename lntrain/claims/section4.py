@@ -44,8 +44,8 @@ def data(at: At, ratio: float = 0.1, n: int = 40, d: int = 60, k: int = 4) -> Pr
 
 def mean_converges(at: At) -> Outcome:
     """The time average of beta comes to the weighted Lasso."""
-    given = case(data(at, 0.03), PLAIN, 0.0025, 0.03)
-    steps = at.pick(1_800_000, 12_000_000)
+    given = case(data(at, 0.03), PLAIN, 0.005, 0.03)
+    steps = at.pick(2_000_000, 12_000_000)
     shots = [s for s in run(given, at.seeds(8), steps, [steps >> k for k in range(12)]) if s.mean_coef is not None]
     far = np.stack([distances(s.mean_coef, given.lasso.coef) for s in shots if s.mean_coef is not None])
     last = shots[-1]

@@ -319,8 +319,9 @@ def supports(at: At) -> Outcome:
         scores.append(support_scores(laws.lyapunov_support(kept, records), given.lasso.support)["support_f1"])
         used.append(found.margin_signed)
         rate = laws.predicted_exponents(problem.X, problem.y, given.lasso, lr=given.lr).numpy()
-        moved = (kept[4] - kept[0]).mean(0).numpy() / (records[4] - records[0])
-        falls_seen.append((moved * rate).sum() / (rate**2).sum())
+        moved = (kept[-1] - kept[0]).mean(0).numpy() / (records[-1] - records[0])
+        slow = np.abs(rate) * records[-1] < 500  # the others have reached the least number by then
+        falls_seen.append((moved * rate)[slow].sum() / (rate**2)[slow].sum())
         if len(scores) == 20:
             break
     return Outcome(

@@ -38,7 +38,7 @@ ROWS = {
     "parametrisation": Row("sections 2, 3", SMALL + ", columns of size .5 to 2, 8 seeds", section3.parametrisations, "lntrain.penalty:step_factor"),
     "hadamard": Row("section 2", SMALL + ", columns of size .5 to 2, 4 seeds", section3.twin, f"{HERE}.section3:half_step"),
     "column-weights": Row("section 3", CLEAR + ", columns of size .5 to 2, 8 seeds", section3.weighted, "lntrain.penalty:mean_squares"),
-    "mean": Row("section 4", CLEAR + ", alpha .03 of alpha_max, lr .0025, 8 seeds", section4.mean_converges, "lntrain.penalty:effective_penalty"),
+    "mean": Row("section 4", CLEAR + ", alpha .03 of alpha_max, lr .005, 8 seeds", section4.mean_converges, "lntrain.penalty:effective_penalty"),
     "antithetic-last": Row("section 4", CLEAR + ", alpha .05 of alpha_max, lr .0005, 8 seeds", section4.antithetic_last, "lntrain.penalty:effective_penalty"),
     "raw-rate": Row("section 4", "n=20, d=40, k=3, no near tie, 64 seeds (128 full)", section4.raw_rate, f"{HERE}.section4:RATES[raw]"),
     "compensated-rate": Row("section 4", "n=20, d=40, k=3, no near tie, init .001, 8 seeds", section4.compensated_rate, f"{HERE}.section4:RATES[compensated]"),
