@@ -24,15 +24,14 @@ from lntrain.penalty import (
 )
 from lntrain.stream import check_sampling
 
-SHUFFLE = 2 / 3  # theory.md section 3: of sampling without replacement, measured in one setting
 STATISTICS = ("iid", "compensated", "antithetic")
 
 
 def sampling_variance(X: Any, residuals: Any, *, batch_size: int | None = None, sampling: str | None = None) -> Tensor:
     """What the choice of rows adds to V_j, the variance of the noise in g_j.
 
-    (f/b) ((1/n) sum_i r_i^2 x_ij^2 - g_j^2), g = X^T r / n; f = 1 with replacement, (n-b)/(n-1)
-    without, 2/3 of that with epoch reshuffling; 0 for "full" and "haochen", which read all rows.
+    (f/b) ((1/n) sum_i r_i^2 x_ij^2 - g_j^2), g = X^T r / n; f = 1 with replacement, (n-b)/(n-1) without and
+    with epoch reshuffling (which does more: `shuffle_shift`); 0 for "full" and "haochen", which read all rows.
 
     Args:
         X: (n, d) design.
@@ -58,11 +57,46 @@ def sampling_variance(X: Any, residuals: Any, *, batch_size: int | None = None, 
     b, sampling = check_sampling(len(X), batch_size, sampling)
     n = len(X)
     f = {"full": 0.0, "haochen": 0.0, "replacement": 1.0}.get(sampling, (n - b) / (n - 1))
-    if sampling == "shuffle":
-        f *= SHUFFLE
     within = r.square().mean(0) @ X.square() / n - (r @ X / n).square().mean(0)
     added: Tensor = f / b * within.clamp_min(0.0)
     return added
+
+
+def shuffle_shift(
+    X: Any,
+    y: Any,
+    coef: Any,
+    *,
+    lr: float,
+    batch_size: int,
+    parametrisation: str = "difference",
+    loss_scale: float = 0.5,
+) -> Tensor:
+    """What epoch reshuffling does beside its variance: training solves the Lasso for y - shift.
+
+    shift = a lr ((n-b)/(n-1)/b) (r * (X^2 |beta|) - X (|beta| * g)), r = X beta - y, g = X^T r / n. A batch has
+    moved beta before the others of its epoch come, with whose Hessians its gradient is correlated.
+
+    Args:
+        X: (n, d). y: (n,). coef: (d,) the solution, about which the shift is taken.
+        lr, batch_size, parametrisation, loss_scale: as for `effective_penalty`, without momentum.
+
+    Returns:
+        (n,) float64, in the units of y: g_j + X_j.shift/n + lambda_j sign_j = 0 on the support.
+
+    >>> shuffle_shift([[1.0], [-1.0]], [0.0, 0.0], [0.5], lr=0.01, batch_size=1).tolist()
+    [0.0, 0.0]
+
+    Source: derived here, to first order in lr * rows of an epoch: each batch's noise has mean -1/(n/b - 1) of its
+    own over the rest of the epoch. theory.md section 3 has "about 2/3 of f" from one setting; in general it is no factor.
+    """
+    X = as_matrix(X).cpu()
+    y, beta = (torch.as_tensor(v, dtype=torch.float64).detach().cpu() for v in (y, coef))
+    b, n = check_sampling(len(X), batch_size, "shuffle")[0], len(X)
+    r, size = X @ beta - y, beta.abs()
+    rate = step_factor(parametrisation, loss_scale) * lr * (n - b) / (n - 1) / b
+    shift: Tensor = rate * (r * (X.square() @ size) - X @ (size * (X.T @ r / n)))
+    return shift
 
 
 def sampling_penalty(

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linprog
+from torch import Tensor
 
-from lntrain.corrections import sampling_penalty
+from lntrain.corrections import sampling_penalty, shuffle_shift
 from lntrain.dual import Reference as Reference
 from lntrain.dual import certify, dual_newton
 from lntrain.lasso import LassoSolution, as_float64, weighted_lasso
@@ -22,11 +23,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SelfConsistent:
-    """The Lasso whose penalty its own residuals make: lasso, the penalty's relative fixed-point error, iterations."""
+    """The Lasso whose penalty its own residuals make: lasso, the penalty's relative fixed-point error, iterations.
+
+    shift: (n,) what epoch reshuffling takes off the labels, else None; lasso is that of y - shift.
+    """
 
     lasso: LassoSolution
     error: float
     iterations: int
+    shift: Tensor | None = None
 
 
 def _checked(X: Any, y: Any) -> tuple[Array, Array]:
@@ -222,6 +227,7 @@ def self_consistent_lasso(
     lambda = effective_penalty + (1/2) a lr (f/b) ((1/n) sum_i r_i^2 x_ij^2 - g_j^2), with r^2 and g^2
     the time averages: r_i^2 at the solution + sum_k x_ik^2 v_k, v_k = 2 lambda_k |beta_k| / c_k (the
     Gamma law's variances; without them the loss identity would fail), g_j^2 + sum_k S_jk^2 v_k.
+    With sampling="shuffle" the labels are `shuffle_shift`ed too (.shift; good where an epoch moves beta little).
 
     Args:
         X: (n, d). y: (n,). lr, std, **options: `effective_penalty`'s, batch_size among them.
@@ -256,17 +262,25 @@ def self_consistent_lasso(
     penalty = implied(np.zeros(X.shape[1]), np.zeros(X.shape[1]))
     if not (penalty > 0).all():
         raise ValueError("nothing makes a penalty: give std > 0, or a batch_size below n")
-    coef, error = None, math.inf
+    coef, error, shift = (
+        None,
+        math.inf,
+        None if options.get("sampling") != "shuffle" else torch.zeros(len(y), dtype=torch.float64),
+    )
+    moved = {k: options[k] for k in ("batch_size", "parametrisation", "loss_scale") if k in options}
     for k in range(1, iterations + 1):
         try:
-            lasso = weighted_lasso(X, y, penalty, start=coef)
+            lasso = weighted_lasso(X, y if shift is None else y - shift.numpy(), penalty, start=coef)
         except RuntimeError:
             break  # the penalty has shrunk to nothing
         coef = lasso.coef
         new = implied(coef.numpy(), penalty)
         error = float((np.abs(new - penalty) / penalty).max())
+        if shift is not None:
+            before, shift = shift, shuffle_shift(X, y, coef, lr=lr, **moved)
+            error = max(error, float((shift - before).norm()) / float(np.linalg.norm(y)))
         if error <= tol:
-            return SelfConsistent(lasso, error, k)
+            return SelfConsistent(lasso, error, k, shift)
         penalty = new
     raise RuntimeError(
         f"no penalty agrees with its own residuals (its mean is {penalty.mean():.1e}, relative error {error:.1e}): "

@@ -19,12 +19,12 @@ from lntrain import (
     weighted_lasso,
 )
 from lntrain.corrections import (
-    SHUFFLE,
     corrected_penalty,
     depth_penalty,
     plan_steps,
     sampling_penalty,
     sampling_variance,
+    shuffle_shift,
 )
 from lntrain.laws import lambda_hat
 from lntrain.penalty import alpha_max, finite_step_bias, mean_squares
@@ -49,7 +49,35 @@ def test_sampling_variance_where_all_rows_are_read_and_reshuffled():
         assert sampling_variance(X, R, **options).tolist() == [0.0, 0.0, 0.0]
     assert sampling_variance(X, R, batch_size=5, sampling="without").tolist() == [0.0, 0.0, 0.0]
     without, shuffle = (sampling_variance(X, R, batch_size=2, sampling=s) for s in ("without", "shuffle"))
-    torch.testing.assert_close(shuffle, SHUFFLE * without, rtol=1e-14, atol=0)
+    assert shuffle.tolist() == without.tolist()
+
+
+@pytest.mark.parametrize("loss_scale", [0.25, 0.5])
+@pytest.mark.parametrize(("n", "b"), [(5, 1), (6, 2)])
+def test_shuffle_shift_over_all_orders_of_an_epoch(n, b, loss_scale):
+    """Mean over the n! orders of what log w moves beyond -a lr g(beta_k), per step and (a lr)^2, as lr -> 0:
+    -sign x.shift/n / (a lr) - (V_j + g_j^2)/2."""
+    rng = np.random.Generator(np.random.Philox(n))
+    design, labels, w = rng.standard_normal((n, 2)), rng.standard_normal(n), np.array([[0.9, 1e-9], [1e-9, 0.8]])
+    signs, errors = np.array([[1.0], [-1.0]]), []
+    beta = (signs * w**2).sum(0)
+    residual = design @ beta - labels
+    for lr in (1e-3, 1e-4):
+        rate, total = 4 * loss_scale * lr, 0.0
+        orders = list(itertools.permutations(range(n)))
+        for order in orders:
+            now, drift = w.copy(), 0.0
+            for rows in np.reshape(order, (-1, b)):
+                r = design @ (signs * now**2).sum(0) - labels
+                drift = drift + design.T @ r / n
+                now = now * (1 - rate * signs * (design[rows].T @ r[rows]) / b)
+            total = total + (np.log(now / w) + rate * signs * drift) / (n / b * rate**2 * len(orders))
+        shift = shuffle_shift(design, labels, beta, lr=lr, batch_size=b, loss_scale=loss_scale)
+        variance = sampling_variance(design, residual, batch_size=b, sampling="shuffle").numpy()
+        second = variance + (design.T @ residual / n) ** 2
+        errors.append(np.abs(total + signs * (design.T @ shift.numpy()) / n / rate + second / 2).max())
+    assert errors[1] < 1e-3 * np.abs(total).max()
+    assert errors[1] == pytest.approx(errors[0] / 10, rel=0.1)  # first order: what is left falls with lr
 
 
 def test_many_residuals_are_averaged_as_squares():
