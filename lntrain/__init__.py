@@ -1,8 +1,9 @@
 """lntrain: train a diagonal linear network with label noise, and meet the Lasso it predicted."""
 
 from lntrain.controls import MinibatchNoise, ParameterNoise
+from lntrain.corrections import plan_steps
 from lntrain.diagnostics import evaluate
-from lntrain.lasso import LassoSolution, weighted_lasso
+from lntrain.lasso import LassoSolution, weighted_lasso, weighted_lasso_path
 from lntrain.model import DiagonalLinear
 from lntrain.noise import Antithetic, GaussianNoise, LabelFlips, NoNoise, RademacherNoise
 from lntrain.optim import LabelNoiseSGD, NoisyTargets
@@ -34,9 +35,11 @@ __all__ = [
     "evaluate",
     "from_file",
     "noise_for_penalty",
+    "plan_steps",
     "quadratic",
     "sparse_regression",
     "train",
     "unquadratic",
     "weighted_lasso",
+    "weighted_lasso_path",
 ]

@@ -125,6 +125,72 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
     )
 
 
+def weighted_lasso_path(
+    X: Any, y: Any, alphas: Any, *, weights: Any = None, positive: bool = False
+) -> list[LassoSolution]:
+    """The weighted Lasso at each of many penalties lambda_j = alpha weights_j, every one certified.
+
+    Args:
+        X: (n, d). y: (n,). alphas: positive numbers, fastest in falling order (warm starts).
+        weights: (d,) or None for c_j = (1/n) sum_i x_ij^2, label noise's. positive: impose beta >= 0.
+
+    Returns:
+        A LassoSolution for each alpha, in their order.
+
+    Raises:
+        As `weighted_lasso`.
+
+    >>> [s.coef.item() for s in weighted_lasso_path([[1.0], [1.0]], [1.0, 1.0], [0.5, 0.25])]
+    [0.5, 0.75]
+    """
+    X, y = as_float64(X), as_float64(y)
+    shape = np.asarray((X.multiply(X) if issparse(X) else X**2).mean(0)) if weights is None else as_float64(weights)
+    path: list[LassoSolution] = []
+    for alpha in as_float64(alphas):
+        start = path[-1].coef if path and bool(path[-1].support.any()) else None
+        path.append(weighted_lasso(X, y, alpha * shape, positive=positive, start=start))
+    return path
+
+
+def closed_form_lasso(X: Any, y: Any, penalty: Any, signs: Any, *, positive: bool = False) -> LassoSolution:
+    """Theorem 2's closed form: the Lasso where its signs are known, beta_S = S_SS^-1 (X_S^T y / n - lambda_S sign_S).
+
+    For y = X beta_true it is beta_true_S - (X_S^T X_S / n)^-1 lambda_S sign_S, the paper's
+    beta_S - delta_bar (2 Xb_S^T Xb_S)^-1 hb_S.
+
+    Args:
+        X: (n, d). y: (n,). penalty: lambda, a number or (d,). signs: (d,), of the truth, say: only signs count.
+
+    Returns:
+        LassoSolution, certified like `weighted_lasso`'s.
+
+    Raises:
+        ValueError: the formula does not solve the Lasso: a sign changes (delta_bar above delta_minus), the
+            duality gap stays (domination fails), or the columns on the support are dependent.
+
+    >>> closed_form_lasso([[1.0], [1.0]], [1.0, 1.0], 0.25, [1.0]).coef.tolist()
+    [0.75]
+
+    Source: Pillaud-Vivien et al., COLT 2022, Theorem 2.
+    """
+    X, y, sign = as_float64(X), as_float64(y), np.sign(as_float64(signs))
+    X = X.toarray() if issparse(X) else X
+    penalty, on = np.broadcast_to(as_float64(penalty), X.shape[1:]).copy(), sign != 0
+    used, coef = X[:, on], np.zeros(X.shape[1])
+    if np.linalg.matrix_rank(used) < on.sum():
+        raise ValueError(f"the {int(on.sum())} columns on the support are dependent: no closed form")
+    coef[on] = np.linalg.solve(used.T @ used / len(y), used.T @ y / len(y) - penalty[on] * sign[on])
+    if (np.sign(coef[on]) != sign[on]).any():
+        raise ValueError("a coefficient changes its sign: the penalty is beyond delta_minus, take weighted_lasso")
+    gap = duality_gap(X, y, penalty, coef, positive)
+    if gap > GAP:
+        raise ValueError(f"the relative duality gap is {gap:.1e}: the domination condition fails, take weighted_lasso")
+    solution = torch.from_numpy(coef)
+    return LassoSolution(
+        solution, lasso_objective(X, y, penalty, solution), max(gap, 0.0), torch.from_numpy(penalty), positive
+    )
+
+
 def _solve(X: Array, y: Array, alpha: float, start: Array, positive: bool, tol: float) -> Array:
     from sklearn import config_context
     from sklearn.exceptions import ConvergenceWarning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -222,6 +223,51 @@ def arms(panels: Sequence[Panel], *, title: str = "") -> Figure:
         frameon=False,
     )
     figure.suptitle(title)
+    return figure
+
+
+def claim(
+    bars: Sequence[tuple[str, str, float, float, float, float, str]],
+    curves: Sequence[tuple[str, Any, Any, str]],
+    axes: Mapping[str, Any],
+    *,
+    title: str = "",
+) -> Figure:
+    """A claim's checks, each measured over predicted with its interval; beside them its curves, where it has some.
+
+    Args:
+        bars: (name, relation, predicted, allowance, mean, half-width, verdict).
+        curves: (name, x (S,), y (S,) or (S, R), style); of R seeds the median and the range are drawn.
+        axes: what `Axes.set` takes, for the curves.
+    """
+    width = 7.6 if not curves else 12.4
+    figure, panels = _figure(width, max(3.6, 1.6 + 0.45 * len(bars)), 1 + bool(curves))
+    ax, places = panels[0], range(len(bars), 0, -1)
+    labels = []
+    for y, (name, relation, predicted, allowance, mean, half, verdict) in zip(places, bars, strict=True):
+        unit = abs(predicted) or 1.0
+        shift = 0.0 if predicted else 1.0  # where 0 is predicted, the difference is drawn
+        bound = "" if relation == "=" else f" {relation}"
+        labels.append(f"{name}{bound} {predicted:.4g}")
+        if relation == "=":
+            ax.barh(y, 2 * allowance / unit, left=1 - allowance / unit, height=0.5, color=ORANGE, alpha=0.35)
+        place = min(max(mean / unit * np.sign(predicted or 1.0) + shift, 0.0), 2.0)
+        colour = BLUE if verdict == "holds" else PALETTE[6]
+        ax.errorbar(place, y, xerr=half / unit, fmt="o", color=colour, markersize=5, capsize=3)
+    ax.axvline(1.0, color=ORANGE, linewidth=1.4)
+    ax.set_yticks(list(places), labels, fontsize=7)
+    ax.set(xlim=(-0.05, 2.05), ylim=(0.4, len(bars) + 0.6), xlabel="measured / predicted (drawn within 0 to 2)")
+    for (name, x, y, style), colour in zip(curves, PALETTE, strict=False):
+        values = np.asarray(y, dtype=float)
+        panels[1].plot(
+            x, values if values.ndim == 1 else np.median(values, 1), style, color=colour, label=name, markersize=4
+        )
+        if values.ndim == 2:
+            panels[1].fill_between(x, values.min(1), values.max(1), color=colour, alpha=0.18, linewidth=0)
+    if curves:
+        panels[1].set(**axes)
+        panels[1].legend(frameon=False, fontsize=8)
+    figure.suptitle(textwrap.fill(title, 110 if curves else 80), fontsize=10)
     return figure
 
 

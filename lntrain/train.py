@@ -23,6 +23,7 @@ from lntrain.stream import check_sampling
 
 POINTS_PER_OCTAVE = 4  # of the log-spaced snapshots
 HEARTBEAT = 0.2  # seconds between heartbeats
+LONGEST = 2**40  # steps of a chunk: it doubles at every one of thousands of close snapshots
 GROWTH = 1e6  # a loss this many times its start (with the noise) has diverged
 
 
@@ -169,7 +170,7 @@ def _advance(
             )  # whole blocks: see engine/sparse
             _check(run, problem, bound)
             now = time.monotonic()
-            chunk = max(16, min(2 * chunk, int(chunk * HEARTBEAT / 2 / max(now - began, 1e-6))))
+            chunk = max(16, min(2 * chunk, LONGEST, int(chunk * HEARTBEAT / 2 / max(now - began, 1e-6))))
             if now - beat > pause and run.step < stop:
                 yield _snapshot(run, engine, scheduled=False)
                 beat = time.monotonic()

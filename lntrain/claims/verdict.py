@@ -1,0 +1,134 @@
+"""The stated rule: what a check measured, its interval over seeds, and whether the claim holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+FAMILY_LEVEL = 0.01  # chance that any check of the whole table is red though every claim is true (Bonferroni)
+RULE = (
+    "The interval is the mean over seeds +/- t * sd / sqrt(seeds), t at the level {level:g} / (rows x checks of the row), "
+    "two-sided: Bonferroni, so that all intervals of the table hold together with probability {sure:g}. "
+    "'=': the interval, widened by the allowance (a bias that a formula of theory.md gives), holds the prediction "
+    "and its half-width with the allowance is at most the stated precision; a wider one is undecided, which fails. "
+    "'<=', '>=': the whole interval lies on that side of the bound. A row holds if all its checks do."
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number of a claim: what theory predicts, and what each independent seed measured.
+
+    Args:
+        name: what is measured. predicted: the value ("="), or the bound ("<=", ">=").
+        samples: a value a seed; a single one has no interval (an exact identity, a p-value).
+        relation: "=", "<=" or ">=".
+        allowance: a bias that theory derives, never fitted.
+        precision: largest half-width, allowance included, at which "=" decides; None is a tenth of the prediction.
+    """
+
+    name: str
+    predicted: float
+    samples: Any
+    relation: str = "="
+    allowance: float = 0.0
+    precision: float | None = None
+
+    def judge(self, level: float) -> Judged:
+        """The interval at `level` and the verdict: "holds", "fails" or "undecided".
+
+        >>> Check("x", 1.0, [0.99, 1.0, 1.01, 1.0]).judge(0.05).verdict
+        'holds'
+        >>> Check("x", 1.2, [0.99, 1.0, 1.01, 1.0]).judge(0.05).verdict
+        'fails'
+        """
+        values = np.atleast_1d(np.asarray(self.samples, dtype=float))
+        mean, half = float(values.mean()), 0.0
+        if len(values) > 1:
+            half = float(stats.t.isf(level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+        return Judged(self, mean, half, len(values), self._verdict(mean, half))
+
+    def _verdict(self, mean: float, half: float) -> str:
+        if not (math.isfinite(mean) and math.isfinite(half) and math.isfinite(self.predicted)):
+            return "fails"
+        if self.relation == "<=":
+            return "holds" if mean + half <= self.predicted else "fails" if mean > self.predicted else "undecided"
+        if self.relation == ">=":
+            return "holds" if mean - half >= self.predicted else "fails" if mean < self.predicted else "undecided"
+        if abs(mean - self.predicted) > half + self.allowance:
+            return "fails"
+        precision = abs(self.predicted) / 10 if self.precision is None else self.precision
+        return "holds" if half + self.allowance <= precision else "undecided"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A check with its mean, the half-width of its interval, its seeds and its verdict."""
+
+    check: Check
+    mean: float
+    half: float
+    seeds: int
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line or dots of a claim's figure, drawn with its spread where values are (S, R)."""
+
+    name: str
+    x: Any
+    y: Any
+    style: str = "o-"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a claim's figure shows beside its checks."""
+
+    curves: Sequence[Curve]
+    xlabel: str
+    ylabel: str
+    logx: bool = False
+    logy: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a row measured; `note` is told beside the verdict."""
+
+    checks: Sequence[Check]
+    picture: Picture | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the table, judged; `error` where it could not be measured, which fails."""
+
+    name: str
+    source: str
+    setting: str
+    checks: Sequence[Judged] = field(default=())
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    error: str = ""
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """ "holds" if every check does, else the worst: "error", "fails", "undecided"."""
+        found = {judged.verdict for judged in self.checks}
+        if self.error or not found:
+            return "error"
+        return next(verdict for verdict in ("fails", "undecided", "holds") if verdict in found)
+
+
+def judge_all(checks: Sequence[Check], rows: int) -> list[Judged]:
+    """Each check of a row of a table of so many, at FAMILY_LEVEL / (rows * checks)."""
+    return [check.judge(FAMILY_LEVEL / (rows * len(checks))) for check in checks]
