@@ -106,6 +106,21 @@ def number(cfg: DictConfig, key: str, whole: bool = False) -> Any:
     return int(value) if whole else float(value)
 
 
+def points(steps: int, per_octave: int | None) -> str | list[int]:
+    """The steps to report, so many an octave, evenly in the logarithm; "log" is `train`'s own choice.
+
+    >>> points(100, 1)
+    [100, 50, 25, 12, 6, 3, 1]
+    """
+    if per_octave is None:
+        return "log"
+    if per_octave < 1:
+        raise ValueError(f"points_per_octave={per_octave} must be at least 1")
+    return list(
+        dict.fromkeys(int(steps * 2 ** (-k / per_octave)) for k in range(per_octave * (steps.bit_length() - 1) + 1))
+    )
+
+
 def dynamics_of(cfg: DictConfig) -> Dynamics:
     scale = cfg.model.init if isinstance(cfg.model.init, (int, float)) else 0.1
     if not scale or not math.isfinite(scale):
@@ -228,6 +243,7 @@ def _train(
     snapshots = train(
         job.model, job.optimizer, job.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
         loss_scale=cfg.loss_scale, lr_schedule=job.lr_schedule, engine=cfg.engine, state=state,
+        snapshots=points(cfg.steps, cfg.points_per_octave),
     )  # fmt: skip
 
     def save(snapshot: Snapshot) -> None:
@@ -281,7 +297,7 @@ def _finish(
     if problem.X_scale is not None and snapshot.mean_coef is not None:
         arrays["mean_coef_original"], arrays["intercept_original"] = problem.original_units(snapshot.mean_coef)  # type: ignore[assignment]
     write_arrays(folder / "result.npz", {k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None})
-    figures = _figures(job, history, snapshot)
+    figures = {} if cfg.figures is False else _figures(job, history, snapshot)
     (folder / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
         plots.save(figure, folder / "figures" / name)

@@ -1,0 +1,309 @@
+"""Multiruns that can be run again: what is finished stays, what was interrupted goes on, what failed is tried anew."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
+
+from lntrain import runfolder
+from lntrain.files import write_atomically, write_json
+
+LONGEST = 120  # characters of a job's name, beyond which a hash stands for the rest
+PACKAGE = "hydra_plugins.lntrain"  # Hydra takes plugins of hydra_plugins alone
+CHANGED = ("stop", "rerun", "keep")
+SILENT = ("sweep.", "run_dir=", "checkpoint_every=", "figures=", "points_per_octave=")  # they make no other sweep
+
+
+@dataclass
+class Job:
+    """One job of a sweep: its overrides, and those that were swept (key -> value as text)."""
+
+    name: str
+    folder: Path
+    overrides: list[str]
+    swept: dict[str, str]
+    state: str = "new"
+    before: int | None = field(default=None, repr=False)  # when the last try began, to tell a new one
+
+    def mark(self) -> None:
+        """From here on `begun` speaks of new tries."""
+        self.before = self._began()
+
+    def begun(self) -> bool:
+        """A try began after `mark`."""
+        return self._began() != self.before
+
+    def _began(self) -> int | None:
+        path = self.folder / "job.json"
+        return path.stat().st_mtime_ns if path.is_file() else None
+
+    def status(self) -> str | None:
+        """What the last try ended with; None while it runs, or when it was killed."""
+        summary = runfolder.read_json(self.folder / "summary.json")
+        return None if summary is None else summary.get("status")
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """The last word of each key, where that is no other's too.
+
+    >>> short_keys(["optimizer.lr", "noise.std", "seed"])
+    {'optimizer.lr': 'lr', 'noise.std': 'std', 'seed': 'seed'}
+    >>> short_keys(["seed", "problem.seed"])
+    {'seed': 'seed', 'problem.seed': 'problem.seed'}
+    """
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)}
+
+
+def job_name(swept: Mapping[str, str]) -> str:
+    """A folder's name from the swept overrides, readable, and another one for other overrides.
+
+    >>> job_name({"optimizer.lr": "0.01", "seed": "3"})
+    'lr=0.01,seed=3'
+    """
+    keys = short_keys(list(swept))
+    text = ",".join(f"{keys[key].replace('/', '.')}={value}" for key, value in swept.items()) or "job"
+    name = re.sub(r"[^\w.+=,-]+", "_", text)
+    if name != text or len(name) > LONGEST:
+        name = f"{name[:LONGEST]}_{_short_hash(text)}"
+    return name
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class ResumableSweeper(Sweeper):
+    """The product of all values, as Hydra's own sweeper has it, in a folder that the same overrides find again."""
+
+    __module__ = PACKAGE
+
+    def __init__(self, max_batch_size: int | None = None, params: Mapping[str, Any] | None = None) -> None:
+        self.max_batch_size, self.params = max_batch_size, dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        if config.sweep.changed not in CHANGED:
+            raise ValueError(f"sweep.changed={config.sweep.changed!r}: choose one of {', '.join(CHANGED)}")
+        parser = OverridesParser.create(config_loader=hydra_context.config_loader)
+        task = list(OmegaConf.to_container(config.hydra.overrides.task))  # type: ignore[arg-type]
+        self._overrides: list[Override] = parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *task])
+        if config.sweep.name == "auto":
+            with flag_override(config, "readonly", False):
+                config.sweep.name = self._automatic_name()  # hydra.sweep.dir holds it
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def _automatic_name(self) -> str:
+        """The swept keys, and a hash of every override in any order."""
+        axes = short_keys([o.get_key_element().lstrip("+") for o in self._overrides if o.is_sweep_override()]).values()
+        lines = sorted(str(o.input_line) for o in self._overrides if not str(o.input_line).lstrip("+").startswith(SILENT))
+        readable = re.sub(r"[^\w.-]+", "_", "-".join(axes))[:LONGEST]
+        return f"{readable or 'sweep'}_{_short_hash(' '.join(lines))}"
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run what there is to run; leaves by SystemExit(1) when a job is not done at the end."""
+        self.folder = Path(self.config.hydra.sweep.dir)
+        jobs = self._jobs()
+        self._validate(jobs)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        self._remember(jobs)
+        print(f"sweep     {len(jobs)} jobs in {self.folder}", flush=True)
+        todo = self._judge(jobs)
+        before = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            if self.config.sweep.batched:
+                from lntrain.batched import run_batched
+
+                todo = run_batched(todo, self._compose)
+            self._run(todo)
+        except KeyboardInterrupt:
+            print("lntrain: interrupted; the same command goes on", file=sys.stderr)
+            raise SystemExit(130) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        self._conclude(jobs)
+
+    def _jobs(self) -> list[Job]:
+        keys = [o.get_key_element() for o in self._overrides if o.is_sweep_override()]
+        jobs = []
+        for overrides in map(list, itertools.product(*map(_values, self._overrides))):
+            values = dict(line.split("=", 1) for line in overrides)
+            swept = {key.lstrip("+"): values[key] for key in keys}
+            name = job_name(swept)
+            hydra = [f"hydra.sweep.dir='{self.folder}'", f"hydra.sweep.subdir='{name}'"]
+            jobs.append(Job(name, self.folder / name, [*overrides, *hydra], swept))
+        return jobs
+
+    def _validate(self, jobs: Sequence[Job]) -> None:
+        """Compose so many jobs that each value of each axis was seen: a mistake shows before anything runs."""
+        seen: set[str] = set()
+        for job in jobs:
+            if not seen >= set(job.overrides[:-1]):
+                seen.update(job.overrides)
+                self._compose(job)
+
+    def _compose(self, job: Job) -> DictConfig:
+        return self.hydra_context.config_loader.load_sweep_config(self.config, list(job.overrides))
+
+    def _remember(self, jobs: Sequence[Job]) -> None:
+        """sweep.json: every job that belongs to the sweep, those of earlier commands in this folder too."""
+        earlier = runfolder.read_json(self.folder / "sweep.json") or {"jobs": {}}
+        write_json(self.folder / "sweep.json", {"jobs": {**earlier["jobs"], **{job.name: job.swept for job in jobs}}})
+
+    def _judge(self, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs to run, in words; a finished job of another configuration or code stops the sweep."""
+        choice, changed = self.config.sweep.changed, 0
+        for job in jobs:
+            if (job.folder / "job.json").is_file():
+                own = identity_of(self._compose(job))
+                job.state = runfolder.state(job.folder, own, changed=choice)
+                if runfolder.state(job.folder, own) == "changed":
+                    changed += 1
+                    print(f"changed   {job.name}: made by another {runfolder.differs(job.folder, own)}", flush=True)
+        if changed and choice == "stop":
+            raise ValueError(
+                f"{changed} of {len(jobs)} jobs in {self.folder} were made by another code or configuration: "
+                "sweep.changed=rerun runs them anew, keep takes them as they are, sweep.name=NAME starts another sweep"
+            )
+        finished = sum(job.state == "finished" for job in jobs)
+        if finished:
+            print(f"skipped   {finished} jobs are finished", flush=True)
+        for state, word in (("interrupted", "resumed"), ("failed", "again")):
+            for job in jobs:
+                if job.state == state:
+                    print(f"{word:<10}{job.name}: {self._why(job)}", flush=True)
+        return [job for job in jobs if job.state != "finished"]
+
+    @staticmethod
+    def _why(job: Job) -> str:
+        summary = runfolder.read_json(job.folder / "summary.json") or {}
+        reason = summary.get("reason")
+        return str(summary.get("status") or "it was cut off") + (f": {reason}" if reason else "")
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        """Launch; what another process holds is waited for, and looked at again."""
+        free = [job for job in jobs if runfolder.holder(job.folder) is None]
+        self._launch(free)
+        for job in jobs:
+            held = runfolder.holder(job.folder)
+            if held is None and (job in free or job.status() in runfolder.DONE):
+                continue
+            if held is not None:
+                print(f"waiting   {job.name}: {held} is at it", flush=True)
+                runfolder.wait_for(job.folder)
+            if job.status() not in runfolder.DONE:
+                self._launch([job])
+
+    def _launch(self, jobs: Sequence[Job]) -> None:
+        """Give jobs to the launcher. A worker that dies takes others with it: they go on, the suspects last and alone."""
+        rest, suspects = list(jobs), []
+        for job in jobs:
+            job.mark()
+        while rest:
+            if self._completed(rest):
+                break
+            died = [job for job in rest if job.begun() and job.status() is None]
+            if not died:  # before it began: the next one may be luckier, but not for ever
+                died = rest[:1]
+            suspects += died
+            rest = [job for job in rest if not job.begun() and job not in died]
+        for job in suspects:
+            print(f"again     {job.name}: its process died", flush=True)
+            job.mark()
+            if not self._completed([job]) and job.status() is None:
+                record_killed(job)
+
+    def _completed(self, jobs: Sequence[Job]) -> bool:
+        """Whether the launcher came through; False where a worker's death broke it."""
+        size = self.max_batch_size or len(jobs)
+        for first in range(0, len(jobs), size):
+            try:
+                self.launcher.launch([job.overrides for job in jobs[first : first + size]], initial_job_idx=first)
+            except BrokenExecutor:
+                return False
+            except (HydraException, OmegaConfBaseException, ValueError):
+                raise
+            except Exception as error:  # a launcher's own trouble: the folders tell what became of the jobs
+                print(f"lntrain: {type(error).__name__}: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        return True
+
+    def _conclude(self, jobs: Sequence[Job]) -> None:
+        """The list of what is not done, and the exit code."""
+        missing = [job for job in jobs if job.status() not in runfolder.DONE]
+        for job in missing:
+            print(f"lntrain: {job.name}: {self._why(job)}", file=sys.stderr)
+        print(f"done      {len(jobs) - len(missing)} of {len(jobs)} jobs; next: lntrain-report {self.folder}", flush=True)
+        if missing:
+            raise SystemExit(1)
+
+
+def _values(override: Override) -> list[str]:
+    """key=value for each value that is swept."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise HydraException(f"{override.input_line}: an interval has no values; write a list or range(...)")
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def register() -> None:
+    """Make `hydra/sweeper=lntrain` known to Hydra."""
+    sys.modules.setdefault(PACKAGE, sys.modules[__name__])
+    Plugins.instance().register(ResumableSweeper)
+
+
+def identity_of(cfg: DictConfig) -> dict[str, str]:
+    """runfolder.identity of a composed configuration."""
+    task = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", *runfolder.SILENT_KEYS)])
+    return runfolder.identity(OmegaConf.to_container(task, resolve=True))  # type: ignore[arg-type]
+
+
+def sparing(cfg: DictConfig) -> DictConfig:
+    """As a job of many: fewer points and no figures, unless they were asked for."""
+    cfg = cfg.copy()
+    cfg.points_per_octave = cfg.points_per_octave or 1
+    cfg.figures = bool(cfg.figures)
+    return cfg
+
+
+def write_config(folder: Path, config: str, overrides: str) -> None:
+    """`.hydra` of a run folder, as Hydra writes it."""
+    write_atomically(folder / ".hydra" / "config.yaml", config.encode())
+    write_atomically(folder / ".hydra" / "overrides.yaml", overrides.encode())
+
+
+def record_killed(job: Job) -> None:
+    """A job whose process died twice, the second time alone."""
+    reason = "its process was killed (by signal 9, perhaps for want of memory)"
+    try:
+        with runfolder.lock(job.folder):
+            write_json(job.folder / "summary.json", {"status": "killed", "reason": reason})
+    except runfolder.Locked:
+        return
+
+
+def _terminate(signum: int, _: FrameType | None) -> None:
+    print("lntrain: terminated; the same command goes on", file=sys.stderr)
+    raise SystemExit(128 + signum)
