@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 # metric -> tag; the groups are TensorBoard's sections
 TAGS = {
@@ -121,9 +122,19 @@ class Dashboard:
         metrics = {
             f"result/{name}": value for name, value in chosen.items() if value is not None and math.isfinite(value)
         }
-        self.writer.add_hparams(dict(hparams), metrics, run_name=".")
+        write_hparams(self.writer, hparams, metrics, step)
         self.writer.flush()
 
     def close(self) -> None:
         """Flush and close the events."""
         self.writer.close()
+
+
+def write_hparams(
+    writer: SummaryWriter, values: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0
+) -> None:
+    """HParams of the run that `writer` writes (add_hparams would open a second file, or a sub-run)."""
+    for record in hparams(dict(values), dict(metrics)):  # type: ignore[no-untyped-call]
+        writer._get_file_writer().add_summary(record)  # type: ignore[no-untyped-call]
+    for name, value in metrics.items():
+        writer.add_scalar(name, value, step)

@@ -263,7 +263,8 @@ def _train(
                     history.add(snapshot, row)
                     metrics.write(to_json(row))
                     mean = snapshot.mean_coef
-                    dashboard.row(row, mean.mean(0) if mean is not None and mean.ndim == 2 else mean, lines)
+                    shown = None if cfg.figures is False or mean is None else mean.mean(0) if mean.ndim == 2 else mean
+                    dashboard.row(row, shown, lines)
         except DivergenceError:
             if done is not None:
                 save(done)
@@ -298,8 +299,8 @@ def _finish(
         arrays["mean_coef_original"], arrays["intercept_original"] = problem.original_units(snapshot.mean_coef)  # type: ignore[assignment]
     write_arrays(folder / "result.npz", {k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None})
     figures = {} if cfg.figures is False else _figures(job, history, snapshot)
-    (folder / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
+        (folder / "figures").mkdir(exist_ok=True)
         plots.save(figure, folder / "figures" / name)
     write_json(folder / "summary.json", summary)
     dashboard.text("summary", result_text(summary, plan.reference))

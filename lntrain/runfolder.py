@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -20,7 +20,19 @@ from lntrain.files import write_json
 
 # what changes no number of a run: neither these keys of the configuration nor these modules
 SILENT_KEYS = ("run_dir", "checkpoint_every", "figures", "points_per_octave", "sweep")
-SILENT_MODULES = ("cli", "config", "dashboard", "plots", "report", "runfolder", "sweep", "sweep_report", "table", "watch")
+SILENT_MODULES = (
+    "cli",
+    "config",
+    "dashboard",
+    "plots",
+    "report",
+    "runfolder",
+    "sweep",
+    "sweep_plots",
+    "sweep_report",
+    "table",
+    "watch",
+)
 DONE = ("done",)
 OURS = ("summary.json", "metrics.jsonl", "result.npz", "checkpoint.pt", "table.md", "output.txt", "figures")
 
@@ -124,9 +136,8 @@ def state(folder: Path, own: Mapping[str, str], *, changed: str = "stop") -> str
     goes_on = resumable and status in (None, "interrupted", "killed")
     if status not in DONE and not goes_on:
         return "failed"
-    if any(record.get(key) != value for key, value in own.items()):
-        if changed != "keep":
-            return "new" if changed == "rerun" else "changed"
+    if changed != "keep" and any(record.get(key) != value for key, value in own.items()):
+        return "new" if changed == "rerun" else "changed"
     return "finished" if status in DONE else "interrupted"
 
 
@@ -144,3 +155,22 @@ def begin(folder: Path, own: Mapping[str, str], *, fresh: bool) -> None:
     (folder / "summary.json").unlink(missing_ok=True)  # whoever finds none knows that this job did not end
     who = {"pid": os.getpid(), "host": platform.node(), "started": time.time()}
     write_json(folder / "job.json", {**own, **who})
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """The last word of each key, where that is no other's too.
+
+    >>> short_keys(["optimizer.lr", "noise.std", "seed"])
+    {'optimizer.lr': 'lr', 'noise.std': 'std', 'seed': 'seed'}
+    >>> short_keys(["seed", "problem.seed"])
+    {'seed': 'seed', 'problem.seed': 'problem.seed'}
+    """
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)}
+
+
+def read_overrides(folder: Path) -> dict[str, str]:
+    """key -> value of `.hydra/overrides.yaml`, a list of "key=value"."""
+    lines = (folder / ".hydra" / "overrides.yaml").read_text().splitlines()
+    pairs = (line.removeprefix("- ").strip("'\"").lstrip("+").split("=", 1) for line in lines if "=" in line)
+    return {key: value for key, value in pairs if not key.startswith("hydra")}

@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, flag_override
@@ -61,25 +62,13 @@ class Job:
         return None if summary is None else summary.get("status")
 
 
-def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The last word of each key, where that is no other's too.
-
-    >>> short_keys(["optimizer.lr", "noise.std", "seed"])
-    {'optimizer.lr': 'lr', 'noise.std': 'std', 'seed': 'seed'}
-    >>> short_keys(["seed", "problem.seed"])
-    {'seed': 'seed', 'problem.seed': 'problem.seed'}
-    """
-    last = [key.rpartition(".")[2] for key in keys]
-    return {key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)}
-
-
 def job_name(swept: Mapping[str, str]) -> str:
     """A folder's name from the swept overrides, readable, and another one for other overrides.
 
     >>> job_name({"optimizer.lr": "0.01", "seed": "3"})
     'lr=0.01,seed=3'
     """
-    keys = short_keys(list(swept))
+    keys = runfolder.short_keys(list(swept))
     text = ",".join(f"{keys[key].replace('/', '.')}={value}" for key, value in swept.items()) or "job"
     name = re.sub(r"[^\w.+=,-]+", "_", text)
     if name != text or len(name) > LONGEST:
@@ -108,31 +97,35 @@ class ResumableSweeper(Sweeper):
         if config.sweep.name == "auto":
             with flag_override(config, "readonly", False):
                 config.sweep.name = self._automatic_name()  # hydra.sweep.dir holds it
-        self.config, self.hydra_context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.cfg, self.loader = config, hydra_context.config_loader
+        self.starter: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def _automatic_name(self) -> str:
         """The swept keys, and a hash of every override in any order."""
-        axes = short_keys([o.get_key_element().lstrip("+") for o in self._overrides if o.is_sweep_override()]).values()
-        lines = sorted(str(o.input_line) for o in self._overrides if not str(o.input_line).lstrip("+").startswith(SILENT))
+        axes = runfolder.short_keys(
+            [o.get_key_element().lstrip("+") for o in self._overrides if o.is_sweep_override()]
+        ).values()
+        lines = sorted(
+            str(o.input_line) for o in self._overrides if not str(o.input_line).lstrip("+").startswith(SILENT)
+        )
         readable = re.sub(r"[^\w.-]+", "_", "-".join(axes))[:LONGEST]
         return f"{readable or 'sweep'}_{_short_hash(' '.join(lines))}"
 
     def sweep(self, arguments: list[str]) -> None:
         """Run what there is to run; leaves by SystemExit(1) when a job is not done at the end."""
-        self.folder = Path(self.config.hydra.sweep.dir)
+        self.folder = Path(self.cfg.hydra.sweep.dir)
         jobs = self._jobs()
         self._validate(jobs)
         self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        OmegaConf.save(self.cfg, self.folder / "multirun.yaml")
         self._remember(jobs)
         print(f"sweep     {len(jobs)} jobs in {self.folder}", flush=True)
         todo = self._judge(jobs)
         before = signal.signal(signal.SIGTERM, _terminate)
         try:
-            if self.config.sweep.batched:
+            if self.cfg.sweep.batched:
                 from lntrain.batched import run_batched
 
                 todo = run_batched(todo, self._compose)
@@ -164,7 +157,7 @@ class ResumableSweeper(Sweeper):
                 self._compose(job)
 
     def _compose(self, job: Job) -> DictConfig:
-        return self.hydra_context.config_loader.load_sweep_config(self.config, list(job.overrides))
+        return self.loader.load_sweep_config(self.cfg, list(job.overrides))
 
     def _remember(self, jobs: Sequence[Job]) -> None:
         """sweep.json: every job that belongs to the sweep, those of earlier commands in this folder too."""
@@ -173,7 +166,7 @@ class ResumableSweeper(Sweeper):
 
     def _judge(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs to run, in words; a finished job of another configuration or code stops the sweep."""
-        choice, changed = self.config.sweep.changed, 0
+        choice, changed = self.cfg.sweep.changed, 0
         for job in jobs:
             if (job.folder / "job.json").is_file():
                 own = identity_of(self._compose(job))
@@ -239,7 +232,7 @@ class ResumableSweeper(Sweeper):
         size = self.max_batch_size or len(jobs)
         for first in range(0, len(jobs), size):
             try:
-                self.launcher.launch([job.overrides for job in jobs[first : first + size]], initial_job_idx=first)
+                self.starter.launch([job.overrides for job in jobs[first : first + size]], initial_job_idx=first)
             except BrokenExecutor:
                 return False
             except (HydraException, OmegaConfBaseException, ValueError):
@@ -253,7 +246,9 @@ class ResumableSweeper(Sweeper):
         missing = [job for job in jobs if job.status() not in runfolder.DONE]
         for job in missing:
             print(f"lntrain: {job.name}: {self._why(job)}", file=sys.stderr)
-        print(f"done      {len(jobs) - len(missing)} of {len(jobs)} jobs; next: lntrain-report {self.folder}", flush=True)
+        print(
+            f"done      {len(jobs) - len(missing)} of {len(jobs)} jobs; next: lntrain-report {self.folder}", flush=True
+        )
         if missing:
             raise SystemExit(1)
 
@@ -276,7 +271,7 @@ def register() -> None:
 
 def identity_of(cfg: DictConfig) -> dict[str, str]:
     """runfolder.identity of a composed configuration."""
-    task = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", *runfolder.SILENT_KEYS)])
+    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", *runfolder.SILENT_KEYS)])
     return runfolder.identity(OmegaConf.to_container(task, resolve=True))  # type: ignore[arg-type]
 
 
