@@ -11,8 +11,9 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lntrain import config, runfolder, sweep
 from lntrain.files import read_checkpoint, write_json
-from lntrain.sweep import identity_of, sparing, write_config
+from lntrain.sweep import begin_job, identity_of, sparing
 from lntrain.train import DivergenceError
 from lntrain.watch import Interruption
 
@@ -72,17 +73,11 @@ def _job(cfg: DictConfig) -> None:
         _one_of_many(cfg, folder)
         return
     with runfolder.lock(folder):
-        _begin(cfg, folder, identity_of(cfg), fresh=True)
+        begin_job(cfg, folder, own.overrides.task, fresh=True)
         _codes.append(_run(cfg, folder))
 
 
 _compose_and_run = hydra.main(version_base="1.3", config_path="pkg://lntrain.conf", config_name="config")(_job)
-
-
-def _begin(cfg: DictConfig, folder: Path, own: Mapping[str, str], *, fresh: bool) -> None:
-    """Called with the lock held: Hydra itself would write `.hydra` into a folder that another process holds."""
-    runfolder.begin(folder, own, fresh=fresh)
-    write_config(folder, OmegaConf.to_yaml(cfg), OmegaConf.to_yaml(HydraConfig.get().overrides.task))
 
 
 def _one_of_many(cfg: DictConfig, folder: Path) -> None:
@@ -93,7 +88,7 @@ def _one_of_many(cfg: DictConfig, folder: Path) -> None:
             state = runfolder.state(folder, own, changed=cfg.sweep.changed)
             if state in ("finished", "changed"):  # since the sweep looked
                 return
-            _begin(cfg, folder, own, fresh=state != "interrupted")
+            begin_job(cfg, folder, HydraConfig.get().overrides.task, fresh=state != "interrupted")
             with (folder / "output.txt").open("a") as out, redirect_stdout(out), redirect_stderr(out):
                 _run(sparing(cfg), folder, multirun=True, resume=state == "interrupted")
     except runfolder.Locked as error:
@@ -124,17 +119,14 @@ def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool 
 
 def task_of(cfg: DictConfig) -> Callable[..., Any]:
     """What `task` names."""
-    from lntrain import classify, figure1, job, path, selectivity, sensing
-
-    tasks: dict[str, Callable[..., Any]] = {
-        "train": job.run, "figure1": figure1.run, "path": path.run,
-        "classification": classify.run, "selectivity": selectivity.run, "matrix_sensing": sensing.run,
-    }  # fmt: skip
-    if cfg.task not in tasks:
-        raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(tasks)}")
+    modules = {"train": "job", "figure1": "figure1", "path": "path", "classification": "classify",
+               "selectivity": "selectivity", "matrix_sensing": "sensing"}  # fmt: skip
+    if cfg.task not in modules:
+        raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(modules)}")
     if cfg.task != "train" and cfg.device != "cpu":
         raise Mistake(f"device={cfg.device}: experiment={cfg.task} runs on the CPU")
-    return tasks[cfg.task]
+    run: Callable[..., Any] = import_module(f"lntrain.{modules[cfg.task]}").run  # the others would load torchvision
+    return run
 
 
 def _failed(folder: Path | None, status: str, reason: str, code: int, seed: int) -> int:

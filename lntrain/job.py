@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
             snapshot = _train(
                 cfg, job, folder, history, dashboard, asked, None if checkpoint is None else checkpoint["state"]
             )
-        summary = _finish(cfg, job, folder, history, dashboard, snapshot, history.seconds + time.monotonic() - started)
+        summary = finish(cfg, job, folder, history, dashboard, snapshot, history.seconds + time.monotonic() - started)
     except Interruption:
         write_json(folder / "summary.json", {**dict.fromkeys(SUMMARY), "seed": cfg.seed, "status": "interrupted"})
         raise
@@ -236,10 +236,7 @@ def _train(
     state: dict[str, Any] | None,
 ) -> Snapshot:
     """Consume the generator: metrics at scheduled snapshots, a checkpoint now and then, a stop when asked."""
-    reference, began = job.plan.reference, time.monotonic()
-    lines = {"one": 1.0}
-    if reference is not None:
-        lines |= {"l1": float(reference.coef.abs().sum()), "support": float(reference.support.sum())}
+    began = time.monotonic()
     snapshots = train(
         job.model, job.optimizer, job.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
         loss_scale=cfg.loss_scale, lr_schedule=job.lr_schedule, engine=cfg.engine, state=state,
@@ -259,12 +256,7 @@ def _train(
             ):  # fmt: skip
                 done = snapshot
                 if snapshot.scheduled and snapshot.step > history.step:
-                    row = evaluate(job.problem, snapshot, reference, job.plan.penalty)
-                    history.add(snapshot, row)
-                    metrics.write(to_json(row))
-                    mean = snapshot.mean_coef
-                    shown = None if cfg.figures is False or mean is None else mean.mean(0) if mean.ndim == 2 else mean
-                    dashboard.row(row, shown, lines)
+                    record(cfg, job, history, dashboard, metrics, snapshot)
         except DivergenceError:
             if done is not None:
                 save(done)
@@ -274,7 +266,22 @@ def _train(
     return done
 
 
-def _finish(
+def record(
+    cfg: DictConfig, job: Job, history: History, dashboard: Dashboard, metrics: TextIO, snapshot: Snapshot
+) -> None:
+    """Measure a scheduled snapshot: into the history, metrics.jsonl and TensorBoard."""
+    reference, mean = job.plan.reference, snapshot.mean_coef
+    row = evaluate(job.problem, snapshot, reference, job.plan.penalty)
+    history.add(snapshot, row)
+    metrics.write(to_json(row))
+    lines = {"one": 1.0}
+    if reference is not None:
+        lines |= {"l1": float(reference.coef.abs().sum()), "support": float(reference.support.sum())}
+    shown = None if cfg.figures is False or mean is None else mean.mean(0) if mean.ndim == 2 else mean
+    dashboard.row(row, shown, lines)
+
+
+def finish(
     cfg: DictConfig, job: Job, folder: Path, history: History, dashboard: Dashboard, snapshot: Snapshot, seconds: float
 ) -> dict[str, Any]:
     """summary.json, result.npz, figures, and the end of the dashboard."""

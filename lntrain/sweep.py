@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from lntrain import runfolder
+from lntrain.batched import BATCHABLE, batchable, run_batch
 from lntrain.files import write_atomically, write_json
 
 LONGEST = 120  # characters of a job's name, beyond which a hash stands for the rest
@@ -126,9 +128,7 @@ class ResumableSweeper(Sweeper):
         before = signal.signal(signal.SIGTERM, _terminate)
         try:
             if self.cfg.sweep.batched:
-                from lntrain.batched import run_batched
-
-                todo = run_batched(todo, self._compose)
+                todo = self._batch(todo)
             self._run(todo)
         except KeyboardInterrupt:
             print("lntrain: interrupted; the same command goes on", file=sys.stderr)
@@ -208,6 +208,43 @@ class ResumableSweeper(Sweeper):
             if job.status() not in runfolder.DONE:
                 self._launch([job])
 
+    def _batch(self, jobs: Sequence[Job]) -> list[Job]:
+        """Run together what differs in numbers of BATCHABLE alone; the jobs that are left for the launcher."""
+        left, groups = [], {}  # type: ignore[var-annotated]
+        for job in jobs:
+            own = {key: value for key, value in job.swept.items() if key in BATCHABLE}
+            rest = tuple(line for line in job.overrides[:-1] if line.split("=", 1)[0].lstrip("+") not in own)
+            if job.state == "interrupted" or not all(isinstance(_plain(value), (int, float)) for value in own.values()):
+                left.append(job)
+            else:
+                groups.setdefault(rest, []).append(job)
+        for same in groups.values():
+            base = task_config(self._compose(same[0]))
+            left += self._batch_of(base, same) if batchable(base) else same
+        return left
+
+    def _batch_of(self, base: DictConfig, jobs: Sequence[Job]) -> list[Job]:
+        """One batch: lock what is free, run it; the jobs that did not finish."""
+        with ExitStack() as locks:
+            held = []
+            for job in jobs:
+                with suppress(runfolder.Locked):
+                    locks.enter_context(runfolder.lock(job.folder))
+                    held.append(job)
+            cfgs = [base.copy() for _ in held]
+            for cfg, job in zip(cfgs, held, strict=True):
+                for key in BATCHABLE:
+                    if key in job.swept:
+                        OmegaConf.update(cfg, key, _plain(job.swept[key]))
+
+            def begin(k: int) -> None:
+                begin_job(cfgs[k], held[k].folder, held[k].overrides[:-2], fresh=True)
+
+            run_batch([sparing(cfg) for cfg in cfgs], [job.folder for job in held], begin)
+        done = [job for job in jobs if job.status() in runfolder.DONE]
+        print(f"batched   {len(done)} jobs at once", flush=True)
+        return [job for job in jobs if job not in done]
+
     def _launch(self, jobs: Sequence[Job]) -> None:
         """Give jobs to the launcher. A worker that dies takes others with it: they go on, the suspects last and alone."""
         rest, suspects = list(jobs), []
@@ -267,6 +304,31 @@ def register() -> None:
     """Make `hydra/sweeper=lntrain` known to Hydra."""
     sys.modules.setdefault(PACKAGE, sys.modules[__name__])
     Plugins.instance().register(ResumableSweeper)
+
+
+def _plain(text: str) -> Any:
+    """The number that an override's text says, else the text.
+
+    >>> _plain("3"), _plain("1e-3"), _plain("auto")
+    (3, 0.001, 'auto')
+    """
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def task_config(cfg: DictConfig) -> DictConfig:
+    """What the task sees of a composed configuration."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def begin_job(cfg: DictConfig, folder: Path, overrides: Sequence[str], *, fresh: bool) -> None:
+    """The first files of a run; with the lock held (Hydra itself would write `.hydra` without)."""
+    runfolder.begin(folder, identity_of(cfg), fresh=fresh)
+    write_config(folder, OmegaConf.to_yaml(cfg), OmegaConf.to_yaml(list(overrides)))
 
 
 def identity_of(cfg: DictConfig) -> dict[str, str]:
