@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -89,24 +90,24 @@ class Dashboard:
     def row(self, row: Mapping[str, float], coef: Tensor | None, references: Mapping[str, float]) -> None:
         """One snapshot's metrics, the reference lines and the histogram of the time average."""
         step = int(row["step"])
+        values: dict[str, float] = {}
         for name, tag in TAGS.items():
             value = row.get(name, math.nan)
             if not math.isfinite(value) or (name == "lambda_ratio" and step < self.settled):
                 continue  # the first steps are all transient and would set the chart's scale
-            self._scalar(tag, value, row.get(f"{name}_sd", 0.0), step)
+            sd = row.get(f"{name}_sd", 0.0)
+            values |= self._banded(tag, value, sd)
             if name in LOG10 and value > 0:
-                relative = row.get(f"{name}_sd", 0.0) / value / math.log(10)
-                self._scalar(f"log10/{name}", math.log10(value), relative, step)
-        for name, value in references.items():
-            self.writer.add_scalar(f"reference/{name}", value, step)
+                values |= self._banded(f"log10/{name}", math.log10(value), sd / value / math.log(10))
+        values |= {f"reference/{name}": value for name, value in references.items()}
+        write_scalars(self.writer, values, step)
         if coef is not None:
             self.writer.add_histogram("coef/mean", coef, step)
 
-    def _scalar(self, tag: str, value: float, sd: float, step: int) -> None:
-        self.writer.add_scalar(tag, value, step)
-        if self.replicas and tag in BANDS:
-            self.writer.add_scalar(f"{tag}_low", value - sd, step)
-            self.writer.add_scalar(f"{tag}_high", value + sd, step)
+    def _banded(self, tag: str, value: float, sd: float) -> dict[str, float]:
+        if not self.replicas or tag not in BANDS:
+            return {tag: value}
+        return {tag: value, f"{tag}_low": value - sd, f"{tag}_high": value + sd}
 
     def finish(
         self, figures: Mapping[str, Figure], hparams: Mapping[str, Any], summary: Mapping[str, Any], step: int
@@ -136,5 +137,10 @@ def write_hparams(
     """HParams of the run that `writer` writes (add_hparams would open a second file, or a sub-run)."""
     for record in hparams(dict(values), dict(metrics)):  # type: ignore[no-untyped-call]
         writer._get_file_writer().add_summary(record)  # type: ignore[no-untyped-call]
-    for name, value in metrics.items():
-        writer.add_scalar(name, value, step)
+    write_scalars(writer, metrics, step)
+
+
+def write_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
+    """Many scalars in one record: one pass through the writer's queue, and one to read."""
+    record = Summary(value=[Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()])
+    writer._get_file_writer().add_summary(record, step)  # type: ignore[no-untyped-call]

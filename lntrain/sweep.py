@@ -106,14 +106,17 @@ class ResumableSweeper(Sweeper):
 
     def _automatic_name(self) -> str:
         """The swept keys, and a hash of every override in any order."""
-        axes = runfolder.short_keys(
-            [o.get_key_element().lstrip("+") for o in self._overrides if o.is_sweep_override()]
-        ).values()
+        axes = runfolder.short_keys(self._axes()).values()
         lines = sorted(
             str(o.input_line) for o in self._overrides if not str(o.input_line).lstrip("+").startswith(SILENT)
         )
         readable = re.sub(r"[^\w.-]+", "_", "-".join(axes))[:LONGEST]
         return f"{readable or 'sweep'}_{_short_hash(' '.join(lines))}"
+
+    def _axes(self) -> list[str]:
+        """The swept keys in an order of our own, seeds last: names do not depend on the command's."""
+        keys = [o.get_key_element().lstrip("+") for o in self._overrides if o.is_sweep_override()]
+        return sorted(keys, key=lambda key: (key.endswith("seed"), key.rpartition(".")[2], key))
 
     def sweep(self, arguments: list[str]) -> None:
         """Run what there is to run; leaves by SystemExit(1) when a job is not done at the end."""
@@ -138,11 +141,10 @@ class ResumableSweeper(Sweeper):
         self._conclude(jobs)
 
     def _jobs(self) -> list[Job]:
-        keys = [o.get_key_element() for o in self._overrides if o.is_sweep_override()]
-        jobs = []
+        jobs, keys = [], self._axes()
         for overrides in map(list, itertools.product(*map(_values, self._overrides))):
-            values = dict(line.split("=", 1) for line in overrides)
-            swept = {key.lstrip("+"): values[key] for key in keys}
+            values = dict(line.lstrip("+").split("=", 1) for line in overrides)
+            swept = {key: values[key] for key in keys}
             name = job_name(swept)
             hydra = [f"hydra.sweep.dir='{self.folder}'", f"hydra.sweep.subdir='{name}'"]
             jobs.append(Job(name, self.folder / name, [*overrides, *hydra], swept))

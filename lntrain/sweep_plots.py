@@ -115,7 +115,15 @@ def maps(rows: Axis, columns: Axis, panels: Sequence[Panel], *, title: str = "")
             if np.isfinite(value):
                 red, green, blue, _ = image.cmap(image.norm(value))
                 dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-                ax.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=8, color="white" if dark else INK)
+                ax.text(
+                    j,
+                    i,
+                    f"{value:.{2 if panel.log else 3}g}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if dark else INK,
+                )
             else:
                 ax.text(j, i, panel.marks[i][j], ha="center", va="center", fontsize=7, color=INK)
         ax.set_xticks(range(len(columns.values)), columns.labels)

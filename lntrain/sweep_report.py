@@ -25,7 +25,7 @@ from lntrain.table import Group, Row, Table, as_csv, as_jsonl, collect, groups_a
 
 # metric -> (title, falls by decades, the value that means "as predicted", the key that theory expects, its name)
 METRICS: dict[str, tuple[str, bool, float | None, str | None, str]] = {
-    "distance_mean": ("distance of the time average to the Lasso", True, None, "expected_distance", "expected"),
+    "distance_mean": ("distance of the mean to the predicted Lasso", True, None, "expected_distance", "expected"),
     "lambda_ratio": ("penalty reached / predicted", False, 1.0, "bias", "finite steps"),
     "support_f1": ("support: F1 against the Lasso's", False, None, None, ""),
 }
