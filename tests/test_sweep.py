@@ -116,7 +116,14 @@ def test_another_configuration_or_code_is_never_mixed_in_silently(what, lntrain,
 
 def test_a_changed_data_file_is_another_configuration(lntrain, tmp_path):
     (tmp_path / "d.csv").write_text("a,b,y\n1,2,3\n2,1,5\n4,4,4\n")
-    data = ["problem=file", "problem.path=d.csv", "problem.target=y", "model.replicas=null", "steps=200", "optimizer.lr=0.002"]
+    data = [
+        "problem=file",
+        "problem.path=d.csv",
+        "problem.target=y",
+        "model.replicas=null",
+        "steps=200",
+        "optimizer.lr=0.002",
+    ]
     assert lntrain(*data, "seed=0,1", "sweep.name=a")[0] == 0
     (tmp_path / "d.csv").write_text("a,b,y\n1,2,3\n2,1,5\n4,4,5\n")
     code, out, _ = lntrain(*data, "seed=0,1", "sweep.name=a")
@@ -270,9 +277,10 @@ def test_a_dead_worker_costs_its_own_job_alone(cursed, tmp_path, capsys):
 # the whole
 
 
-def _start(tmp_path, *arguments):
+def _start(tmp_path, log, *arguments):
     command = [sys.executable, "-c", "from lntrain.cli import main; main()", "-m", *arguments]
-    return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with (tmp_path / log).open("w") as out:
+        return subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
 
 
 def _running(folder):
@@ -287,10 +295,17 @@ def _running(folder):
 @pytest.mark.slow
 def test_killed_in_the_middle_a_sweep_ends_as_if_it_had_not_been(tmp_path):
     """Show 2, at small size: driver and both workers SIGKILLed; done jobs untouched, the table equal bit for bit."""
-    jobs = ["seed=0,1,2,3,4,5", *SMALL, "optimizer.lr=0.002", "steps=3000000", "checkpoint_every=0.2", "hydra.launcher.n_jobs=2"]
-    whole = _start(tmp_path, *jobs, "sweep.name=whole")
-    assert whole.wait(300) == 0, whole.stdout.read()
-    first, folder = _start(tmp_path, *jobs, "sweep.name=cut"), _jobs(tmp_path, "cut")
+    jobs = [
+        "seed=0,1,2,3,4,5",
+        *SMALL,
+        "optimizer.lr=0.002",
+        "steps=3000000",
+        "checkpoint_every=0.2",
+        "hydra.launcher.n_jobs=2",
+    ]
+    whole = _start(tmp_path, "whole.log", *jobs, "sweep.name=whole")
+    assert whole.wait(300) == 0, (tmp_path / "whole.log").read_text()
+    first, folder = _start(tmp_path, "first.log", *jobs, "sweep.name=cut"), _jobs(tmp_path, "cut")
     until = time.monotonic() + 200
     while not (list(folder.glob("*/summary.json")) and len(_running(folder)) == 2):
         assert time.monotonic() < until
@@ -303,8 +318,9 @@ def test_killed_in_the_middle_a_sweep_ends_as_if_it_had_not_been(tmp_path):
     finished = {path.parent for path in folder.glob("*/summary.json")}
     before = {job: _times(job) for job in finished}
     assert 0 < len(finished) < 6
-    again = _start(tmp_path, *jobs, "sweep.name=cut")
-    out = again.communicate(timeout=300)[0]
+    again = _start(tmp_path, "again.log", *jobs, "sweep.name=cut")
+    again.wait(300)
+    out = (tmp_path / "again.log").read_text()
     assert again.returncode == 0, out
     assert f"skipped   {len(finished)} jobs" in out
     assert any(f"resumed   {name}" in out for name in victims), out
