@@ -30,6 +30,7 @@ METRICS: dict[str, tuple[str, bool, float | None, str | None, str]] = {
     "support_f1": ("support: F1 against the Lasso's", False, None, None, ""),
 }
 STORY = 3  # numbers drawn where the sweep is no plain training
+LINES = 6  # curves that one panel bears
 SETTINGS = ("steps", "seed", "replicas", "alpha", "alpha_ratio", "std", "lr", "points")  # numbers that are no results
 
 
@@ -71,6 +72,8 @@ def figures(table: Table, metrics: Sequence[str]) -> dict[str, Figure]:
         name = "sweep" + (f"_{title}" if title else "")
         panels = [_panel(table, metric, [second, first], fixed) for metric in metrics]
         drawn[name] = sweep_plots.maps(second, first, panels, title=title)
+        if not rest and first.numeric and len(second.values) <= LINES:
+            drawn[f"{name}_curves"] = sweep_plots.curves(first, second, panels)
     return drawn
 
 
