@@ -86,7 +86,8 @@ def _one_of_many(cfg: DictConfig, folder: Path) -> None:
     try:
         with runfolder.lock(folder):
             state = runfolder.state(folder, own, changed=cfg.sweep.changed)
-            if state in ("finished", "changed"):  # since the sweep looked
+            if state in ("finished", "changed"):  # since the sweep looked, or by another sweeper than ours
+                print(f"{state:<10}{folder.name}: left as it is", flush=True)
                 return
             begin_job(cfg, folder, HydraConfig.get().overrides.task, fresh=state != "interrupted")
             with (folder / "output.txt").open("a") as out, redirect_stdout(out), redirect_stderr(out):

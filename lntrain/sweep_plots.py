@@ -21,7 +21,7 @@ class Panel:
     """One number over the axes: mean, half (the interval's half width) and expected, each (lines, points).
 
     expected is what theory says, under the name `expects`, or None; log: it falls by decades; centre: the
-    value that means "as predicted"; marks (lines, points): why there is no number.
+    value that means "as predicted"; marks (lines, points): why there is no number; bounds: of the number.
     """
 
     title: str
@@ -32,6 +32,7 @@ class Panel:
     log: bool
     centre: float | None
     marks: Sequence[Sequence[str]]
+    bounds: tuple[float, float] = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,14 @@ def curves(axis: Axis, lines: Axis | None, panels: Sequence[Panel], *, title: st
             label = "reached" if lines is None else f"{lines.name}={lines.labels[i]}"
             half = np.nan_to_num(panel.half[i])
             low = np.maximum(mean - half, mean / 10) if panel.log else mean - half
+            low, high = np.clip((low, mean + half), *panel.bounds)
             ax.plot(axis.places, mean, color=colour, linewidth=1.8, marker="o", markersize=4, label=label)
-            ax.fill_between(axis.places, low, mean + half, color=colour, alpha=0.18, linewidth=0)
+            ax.fill_between(axis.places, low, high, color=colour, alpha=0.18, linewidth=0)
             if panel.expected is not None:
                 style = {"color": ORANGE if lines is None else colour, "linestyle": "--", "linewidth": 1.3}
-                ax.plot(axis.places, panel.expected[i], **style, label=panel.expects if i == 0 else None)
+                ax.plot(axis.places, panel.expected[i], **style)
+        if panel.expected is not None:
+            ax.plot([], [], color=ORANGE if lines is None else INK, linestyle="--", linewidth=1.3, label=panel.expects)
         _gone(ax, axis, panel)
         ax.set(
             title=panel.title,

@@ -25,8 +25,14 @@ from lntrain.table import Group, Row, Table, as_csv, as_jsonl, collect, groups_a
 
 # metric -> (title, falls by decades, the value that means "as predicted", the key that theory expects, its name)
 METRICS: dict[str, tuple[str, bool, float | None, str | None, str]] = {
-    "distance_mean": ("distance of the mean to the predicted Lasso", True, None, "expected_distance", "expected"),
-    "lambda_ratio": ("penalty reached / predicted", False, 1.0, "bias", "finite steps"),
+    "distance_mean": (
+        "distance of the mean to the predicted Lasso",
+        True,
+        None,
+        "expected_distance",
+        "at best, by theory",
+    ),
+    "lambda_ratio": ("penalty reached / predicted", False, 1.0, "bias", "by theory, for finite steps"),
     "support_f1": ("support: F1 against the Lasso's", False, None, None, ""),
 }
 STORY = 3  # numbers drawn where the sweep is no plain training
@@ -110,7 +116,9 @@ def _panel(table: Table, metric: str, axes: Sequence[Axis], fixed: Mapping[str, 
     if log is None:
         known = mean[np.isfinite(mean)]
         log = bool(len(known)) and float(known.min()) > 0 and float(known.max()) > 30 * float(known.min())
-    return Panel(title, mean, half, theory if np.isfinite(theory).any() else None, expects, log, centre, marks)  # fmt: skip
+    bounds = (0.0, 1.0) if metric.startswith("support_") and metric != "support_size" else (-math.inf, math.inf)
+    expected_values = theory if np.isfinite(theory).any() else None
+    return Panel(title, mean, half, expected_values, expects, log, centre, marks, bounds)
 
 
 def headline(table: Table, metrics: Sequence[str]) -> list[str]:
@@ -119,7 +127,12 @@ def headline(table: Table, metrics: Sequence[str]) -> list[str]:
         status: sum(row.status == status for row in table.rows)
         for status in dict.fromkeys(r.status for r in table.rows)
     }
-    lines = [f"{len(table.rows)} jobs: " + ", ".join(f"{number} {status}" for status, number in count.items()) + "."]
+    product = " x ".join(f"{len(values)} {key}" for key, values in table.axes.items())
+    lines = [
+        f"{product or 'one setting'}. {len(table.rows)} jobs: "
+        + ", ".join(f"{number} {status}" for status, number in count.items())
+        + "."
+    ]
     for name in metrics:
         found = {group.name: group.means[name] for group in table.groups if name in group.means}
         if len(found) < 2:
@@ -285,7 +298,7 @@ def constant_overrides(table: Table) -> str:
 def report(folder: Path, wished: Sequence[str] = ()) -> Path:
     """Write FOLDER/report/: table.csv, groups.csv, jobs.jsonl, table.md, index.html, figures, tensorboard/."""
     table = collect(folder)
-    metrics, title, out = chosen_metrics(table, wished), folder.resolve().name, folder / "report"
+    metrics, title, out = chosen_metrics(table, wished), f"Sweep {folder.resolve().name}", folder / "report"
     drawn = figures(table, metrics)
     shutil.rmtree(out, ignore_errors=True)
     texts = {
