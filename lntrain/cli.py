@@ -6,9 +6,14 @@ Exit codes: 0 done, 1 a job failed or diverged, 2 a user's mistake, 130/143 inte
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
+import time
 import traceback
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +26,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lntrain import config
+from lntrain import config, runfolder, sweep
 from lntrain.files import read_checkpoint, write_json
+from lntrain.sweep import begin_job, identity_of, sparing
 from lntrain.train import DivergenceError
 from lntrain.watch import Interruption
 
@@ -34,7 +40,7 @@ class Mistake(ValueError):  # noqa: N818
 
 
 class Sweep(Callback):
-    """Counts a multirun's failures from what its jobs wrote, whichever process they ran in."""
+    """For other sweepers than ours: counts the failures from what the jobs wrote, whichever process they ran in."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         for path in Path(config.hydra.sweep.dir).glob("*/summary.json"):
@@ -45,6 +51,7 @@ class Sweep(Callback):
 
 
 def _register() -> None:
+    sweep.register()
     store = ConfigStore.instance()
     store.store(name="schema", node=config.Config)
     for group, name, node in (
@@ -59,30 +66,47 @@ def _register() -> None:
         store.store(group=group, name=f"schema_{name}", node=node)
 
 
-@hydra.main(version_base="1.3", config_path="pkg://lntrain.conf", config_name="config")
-def _compose_and_run(cfg: DictConfig) -> None:
+def _job(cfg: DictConfig) -> None:
     own = HydraConfig.get()
-    _codes.append(_run(cfg, Path(own.runtime.output_dir), multirun=own.mode == RunMode.MULTIRUN))
+    folder = Path(own.runtime.output_dir)
+    if own.mode == RunMode.MULTIRUN:
+        _one_of_many(cfg, folder)
+        return
+    with runfolder.lock(folder):
+        begin_job(cfg, folder, own.overrides.task, fresh=True)
+        _codes.append(_run(cfg, folder))
+
+
+_compose_and_run = hydra.main(version_base="1.3", config_path="pkg://lntrain.conf", config_name="config")(_job)
+
+
+def _one_of_many(cfg: DictConfig, folder: Path) -> None:
+    """A job of a multirun: what it prints goes to its folder, and one line tells how it ended."""
+    own, began = identity_of(cfg), time.monotonic()
+    try:
+        with runfolder.lock(folder):
+            state = runfolder.state(folder, own, changed=cfg.sweep.changed)
+            if state in ("finished", "changed"):  # since the sweep looked, or by another sweeper than ours
+                print(f"{state:<10}{folder.name}: left as it is", flush=True)
+                return
+            begin_job(cfg, folder, HydraConfig.get().overrides.task, fresh=state != "interrupted")
+            with (folder / "output.txt").open("a") as out, redirect_stdout(out), redirect_stderr(out):
+                _run(sparing(cfg), folder, multirun=True, resume=state == "interrupted")
+    except runfolder.Locked as error:
+        print(f"lntrain: {error}", file=sys.stderr)
+        return
+    status = (runfolder.read_json(folder / "summary.json") or {}).get("status", "?")
+    print(f"{status:<10}{folder.name} ({time.monotonic() - began:.1f} s)", flush=True)
 
 
 def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool = False) -> int:
     """Run one job; its exit code. Inside a multirun a mistake is a failed job, and the others go on."""
-    from lntrain import classify, figure1, job, path, selectivity, sensing
-
-    tasks = {
-        "train": job.run, "figure1": figure1.run, "path": path.run,
-        "classification": classify.run, "selectivity": selectivity.run, "matrix_sensing": sensing.run,
-    }  # fmt: skip
     try:
-        if cfg.task not in tasks:
-            raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(tasks)}")
-        if cfg.task != "train" and cfg.device != "cpu":
-            raise Mistake(f"device={cfg.device}: experiment={cfg.task} runs on the CPU")
-        tasks[cfg.task](cfg, folder, resume=resume)
+        task_of(cfg)(cfg, folder, resume=resume)
         return 0
     except Interruption as stop:
         print(f"lntrain: {stop}", file=sys.stderr)
-        if multirun:
+        if multirun and multiprocessing.parent_process() is None:  # this process is the sweep
             raise SystemExit(stop.code) from None
         return stop.code
     except DivergenceError as error:
@@ -92,6 +116,18 @@ def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool 
     except Exception as error:
         traceback.print_exc()
         return _failed(folder, "failed", _one_line(error), 1, cfg.seed)
+
+
+def task_of(cfg: DictConfig) -> Callable[..., Any]:
+    """What `task` names."""
+    modules = {"train": "job", "figure1": "figure1", "path": "path", "classification": "classify",
+               "selectivity": "selectivity", "matrix_sensing": "sensing"}  # fmt: skip
+    if cfg.task not in modules:
+        raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(modules)}")
+    if cfg.task != "train" and cfg.device != "cpu":
+        raise Mistake(f"device={cfg.device}: experiment={cfg.task} runs on the CPU")
+    run: Callable[..., Any] = import_module(f"lntrain.{modules[cfg.task]}").run  # the others would load torchvision
+    return run
 
 
 def _failed(folder: Path | None, status: str, reason: str, code: int, seed: int) -> int:
@@ -142,14 +178,19 @@ def _resume(arguments: list[str]) -> int:
                 f"steps={options['steps']} must be a whole number, at least the {checkpoint['state']['step']} done"
             )
         cfg.steps = int(options["steps"])
-    return _run(cfg, folder, resume=True)
+    with runfolder.lock(folder):
+        own = identity_of(cfg)
+        if "steps" not in options:  # the checkpoint holds the numbers that "auto" chose: the same configuration
+            own["config"] = (runfolder.read_json(folder / "job.json") or own)["config"]
+        runfolder.begin(folder, own, fresh=False)
+        return _run(cfg, folder, resume=True)
 
 
 def _check_multirun(arguments: list[str]) -> None:
     """Here, not in a callback: Hydra turns what a callback raises into a warning."""
     multirun = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments)
     if multirun and any(argument.startswith("run_dir=") for argument in arguments):
-        raise Mistake("run_dir is one folder and a multirun needs one a job: use hydra.sweep.dir=FOLDER instead")
+        raise Mistake("run_dir is one folder and a multirun needs one a job: use sweep.name=NAME instead")
 
 
 def main() -> None:

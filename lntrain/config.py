@@ -173,6 +173,15 @@ class Sensing:
 
 
 @dataclass
+class Sweep:
+    """Of a multirun: lntrain.sweep."""
+
+    name: str = MISSING
+    changed: str = MISSING
+    batched: bool = MISSING
+
+
+@dataclass
 class Config:
     """conf/config.yaml."""
 
@@ -192,6 +201,8 @@ class Config:
     device: str = MISSING
     seed: int = MISSING
     checkpoint_every: float = MISSING
+    points_per_octave: int | None = None
+    figures: bool | None = None
     figure1: Any = None
     path: Any = None
     network: Any = None
@@ -200,4 +211,5 @@ class Config:
     classification: Classification = field(default_factory=Classification)
     selectivity: Selectivity = field(default_factory=Selectivity)
     matrix_sensing: Sensing = field(default_factory=Sensing)
+    sweep: Sweep = field(default_factory=Sweep)
     run_dir: str = MISSING

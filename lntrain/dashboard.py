@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 # metric -> tag; the groups are TensorBoard's sections
 TAGS = {
@@ -88,23 +89,24 @@ class Dashboard:
 
     def row(self, row: Mapping[str, float], coef: Tensor | None, references: Mapping[str, float]) -> None:
         """One snapshot's metrics, the reference lines and the histogram of the time average."""
-        step, scalars = int(row["step"]), {f"reference/{name}": value for name, value in references.items()}
+        step = int(row["step"])
+        values: dict[str, float] = {}
         for name, tag in TAGS.items():
             value, sd = row.get(name, math.nan), row.get(f"{name}_sd", 0.0)
             if not math.isfinite(value) or (name == "lambda_ratio" and step < self.settled):
                 continue  # the first steps are all transient and would set the chart's scale
-            scalars |= self._banded(tag, value, sd)
+            values |= self._banded(tag, value, sd)
             if name in LOG10 and value > 0:
-                scalars |= self._banded(f"log10/{name}", math.log10(value), sd / value / math.log(10))
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-        if self.writer.file_writer is not None:  # one event, where add_scalar writes (and pays for) one each
-            self.writer.file_writer.add_summary(Summary(value=values), step)
+                values |= self._banded(f"log10/{name}", math.log10(value), sd / value / math.log(10))
+        values |= {f"reference/{name}": value for name, value in references.items()}
+        write_scalars(self.writer, values, step)
         if coef is not None:
             self.writer.add_histogram("coef/mean", coef, step)
 
     def _banded(self, tag: str, value: float, sd: float) -> dict[str, float]:
-        band = {f"{tag}_low": value - sd, f"{tag}_high": value + sd} if self.replicas and tag in BANDS else {}
-        return {tag: value} | band
+        if not self.replicas or tag not in BANDS:
+            return {tag: value}
+        return {tag: value, f"{tag}_low": value - sd, f"{tag}_high": value + sd}
 
     def finish(
         self, figures: Mapping[str, Figure], hparams: Mapping[str, Any], summary: Mapping[str, Any], step: int
@@ -120,9 +122,24 @@ class Dashboard:
         metrics = {
             f"result/{name}": value for name, value in chosen.items() if value is not None and math.isfinite(value)
         }
-        self.writer.add_hparams(dict(hparams), metrics, run_name=".")
+        write_hparams(self.writer, hparams, metrics, step)
         self.writer.flush()
 
     def close(self) -> None:
         """Flush and close the events."""
         self.writer.close()
+
+
+def write_hparams(
+    writer: SummaryWriter, values: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0
+) -> None:
+    """HParams of the run that `writer` writes (add_hparams would open a second file, or a sub-run)."""
+    for record in hparams(dict(values), dict(metrics)):  # type: ignore[no-untyped-call]
+        writer._get_file_writer().add_summary(record)  # type: ignore[no-untyped-call]
+    write_scalars(writer, metrics, step)
+
+
+def write_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
+    """Many scalars in one record: one pass through the writer's queue, and one to read."""
+    record = Summary(value=[Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()])
+    writer._get_file_writer().add_summary(record, step)  # type: ignore[no-untyped-call]

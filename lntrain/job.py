@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -106,6 +106,21 @@ def number(cfg: DictConfig, key: str, whole: bool = False) -> Any:
     return int(value) if whole else float(value)
 
 
+def points(steps: int, per_octave: int | None) -> str | list[int]:
+    """The steps to report, so many an octave, evenly in the logarithm; "log" is `train`'s own choice.
+
+    >>> points(100, 1)
+    [100, 50, 25, 12, 6, 3, 1]
+    """
+    if per_octave is None:
+        return "log"
+    if per_octave < 1:
+        raise ValueError(f"points_per_octave={per_octave} must be at least 1")
+    return list(
+        dict.fromkeys(int(steps * 2 ** (-k / per_octave)) for k in range(per_octave * (steps.bit_length() - 1) + 1))
+    )
+
+
 def dynamics_of(cfg: DictConfig) -> Dynamics:
     scale = cfg.model.init if isinstance(cfg.model.init, (int, float)) else 0.1
     if not scale or not math.isfinite(scale):
@@ -155,7 +170,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
             snapshot = _train(
                 cfg, job, folder, history, dashboard, asked, None if checkpoint is None else checkpoint["state"]
             )
-        summary = _finish(cfg, job, folder, history, dashboard, snapshot, history.seconds + time.monotonic() - started)
+        summary = finish(cfg, job, folder, history, dashboard, snapshot, history.seconds + time.monotonic() - started)
     except Interruption:
         write_json(folder / "summary.json", {**dict.fromkeys(SUMMARY), "seed": cfg.seed, "status": "interrupted"})
         raise
@@ -221,13 +236,11 @@ def _train(
     state: dict[str, Any] | None,
 ) -> Snapshot:
     """Consume the generator: metrics at scheduled snapshots, a checkpoint now and then, a stop when asked."""
-    reference, began = job.plan.reference, time.monotonic()
-    lines = {"one": 1.0}
-    if reference is not None:
-        lines |= {"l1": float(reference.coef.abs().sum()), "support": float(reference.support.sum())}
+    began = time.monotonic()
     snapshots = train(
         job.model, job.optimizer, job.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
         loss_scale=cfg.loss_scale, lr_schedule=job.lr_schedule, engine=cfg.engine, state=state,
+        snapshots=points(cfg.steps, cfg.points_per_octave),
     )  # fmt: skip
 
     def save(snapshot: Snapshot) -> None:
@@ -243,11 +256,7 @@ def _train(
             ):  # fmt: skip
                 done = snapshot
                 if snapshot.scheduled and snapshot.step > history.step:
-                    row = evaluate(job.problem, snapshot, reference, job.plan.penalty)
-                    history.add(snapshot, row)
-                    metrics.write(to_json(row))
-                    mean = snapshot.mean_coef
-                    dashboard.row(row, mean.mean(0) if mean is not None and mean.ndim == 2 else mean, lines)
+                    record(cfg, job, history, dashboard, metrics, snapshot)
         except DivergenceError:
             if done is not None:
                 save(done)
@@ -257,7 +266,22 @@ def _train(
     return done
 
 
-def _finish(
+def record(
+    cfg: DictConfig, job: Job, history: History, dashboard: Dashboard, metrics: TextIO, snapshot: Snapshot
+) -> None:
+    """Measure a scheduled snapshot: into the history, metrics.jsonl and TensorBoard."""
+    reference, mean = job.plan.reference, snapshot.mean_coef
+    row = evaluate(job.problem, snapshot, reference, job.plan.penalty)
+    history.add(snapshot, row)
+    metrics.write(to_json(row))
+    lines = {"one": 1.0}
+    if reference is not None:
+        lines |= {"l1": float(reference.coef.abs().sum()), "support": float(reference.support.sum())}
+    shown = None if cfg.figures is False or mean is None else mean.mean(0) if mean.ndim == 2 else mean
+    dashboard.row(row, shown, lines)
+
+
+def finish(
     cfg: DictConfig, job: Job, folder: Path, history: History, dashboard: Dashboard, snapshot: Snapshot, seconds: float
 ) -> dict[str, Any]:
     """summary.json, result.npz, figures, and the end of the dashboard."""
@@ -281,9 +305,9 @@ def _finish(
     if problem.X_scale is not None and snapshot.mean_coef is not None:
         arrays["mean_coef_original"], arrays["intercept_original"] = problem.original_units(snapshot.mean_coef)  # type: ignore[assignment]
     write_arrays(folder / "result.npz", {k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None})
-    figures = _figures(job, history, snapshot)
-    (folder / "figures").mkdir(exist_ok=True)
+    figures = {} if cfg.figures is False else _figures(job, history, snapshot)
     for name, figure in figures.items():
+        (folder / "figures").mkdir(exist_ok=True)
         plots.save(figure, folder / "figures" / name)
     write_json(folder / "summary.json", summary)
     dashboard.text("summary", result_text(summary, plan.reference))

@@ -63,7 +63,7 @@ class LabelNoiseSGD(torch.optim.SGD):
             torch.optim.SGD's.
         seed: of the noise and of the batches that `train` draws; or one a replica.
         rank: stream of the noise; None takes torch.distributed's rank, so that ranks differ.
-            Ranks that share labels need the same number.
+            Ranks that share labels need the same number. One a replica goes with a seed each.
 
     Raises:
         ValueError: a bad option of SGD, a noise that is none.
@@ -95,7 +95,7 @@ class LabelNoiseSGD(torch.optim.SGD):
         differentiable: bool = False,
         fused: bool | None = None,
         seed: int | Sequence[int] = 0,
-        rank: int | None = None,
+        rank: int | Sequence[int] | None = None,
     ) -> None:
         self.noise, self.rank = as_noise(noise), rank
         std = self.noise.std
@@ -139,7 +139,10 @@ class LabelNoiseSGD(torch.optim.SGD):
 
     def keys(self, replicas: int | None = None) -> tuple[tuple[int, int], ...]:
         """(seed, stream) of each replica: stream rank * R + r of one seed, or stream `rank` of a seed each."""
-        seed, rank = self.param_groups[0]["seed"], _rank(self.noise, self.rank)
+        seed = self.param_groups[0]["seed"]
+        if isinstance(self.rank, Sequence):
+            return tuple(zip(seed, self.rank, strict=True))
+        rank = _rank(self.noise, self.rank)
         if replicas is None and isinstance(seed, int):
             return ((seed, rank),)
         count = replicas or 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,9 @@ class Stepped(Protocol):
 
 
 S = TypeVar("S", bound=Stepped)
+_scheduler: dict[
+    int, Callable[[int, FrameType | None], object]
+] = {}  # the handlers of submitit, which queues a job again
 
 
 class Interruption(Exception):  # noqa: N818
@@ -33,21 +37,31 @@ class Interruption(Exception):  # noqa: N818
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM only asks: the run stops at its next heartbeat; a second one acts at once."""
+    """The first SIGINT or SIGTERM only asks: the run stops at its next heartbeat; a second one acts at once.
+
+    In a job of submitit its own handlers have the last word, after the checkpoint.
+    """
     asked: list[int] = []
 
     def ask(signum: int, _: FrameType | None) -> None:
         asked.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
+        if signum not in _scheduler:
+            signal.signal(signum, signal.SIG_DFL)
 
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        numbers += [signal.SIGUSR1, signal.SIGUSR2]  # notice of pre-emption or of a time-out
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, ask) for number in numbers}
     except ValueError:  # not the main thread: a launcher's worker
         yield asked
         return
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        _scheduler.update({n: handler for n, handler in before.items() if n != signal.SIGINT and callable(handler)})
     try:
         yield asked
     finally:
+        _scheduler.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -67,6 +81,7 @@ def watch(
 
     Raises:
         Interruption: a stop was asked and the last snapshot is saved.
+        SystemExit: the scheduler has queued the job again.
     """
     saved = time.monotonic()
     with tqdm(total=steps, initial=start, unit=" steps", unit_scale=True, disable=None) as bar:
@@ -79,4 +94,12 @@ def watch(
                 save(snapshot)
                 saved = time.monotonic()
             if asked and snapshot.step < steps:
-                raise Interruption(asked[0], folder)
+                _give_way(asked, folder)
+
+
+def _give_way(asked: list[int], folder: Path) -> None:
+    """Stop, or do what the scheduler does: queue the job again and exit, or take no notice."""
+    if asked[0] not in _scheduler:
+        raise Interruption(asked[0], folder)
+    signum = asked.pop(0)
+    _scheduler[signum](signum, None)

@@ -172,7 +172,7 @@ def test_a_diverging_run_exits_1_and_says_so(lntrain, tmp_path):
 
 
 def test_a_multirun_goes_on_past_a_bad_job_and_exits_1(lntrain, tmp_path):
-    code, _, err = lntrain("-m", *RUN, "batch_size=0,3", "hydra.sweep.dir=sweep")
+    code, _, err = lntrain("-m", "hydra/launcher=basic", *RUN, "batch_size=0,3", "hydra.sweep.dir=sweep")
     assert code == 1
     assert "batch_size=0" in err
     assert "Traceback" not in err
@@ -181,10 +181,11 @@ def test_a_multirun_goes_on_past_a_bad_job_and_exits_1(lntrain, tmp_path):
 
 
 def test_a_multirun_of_good_jobs_exits_0_a_folder_each(lntrain, tmp_path):
-    code, _, err = lntrain("-m", *RUN, "seed=0,1", "hydra.sweep.dir=sweep")
+    code, _, err = lntrain("-m", "hydra/launcher=basic", *RUN, "seed=0,1", "hydra.sweep.dir=sweep")
     assert (code, err) == (0, "")
     folders = sorted(path.parent for path in (tmp_path / "sweep").glob("*/summary.json"))
     assert [_summary(folder)["seed"] for folder in folders] == [0, 1]
+    assert [folder.name for folder in folders] == ["seed=0", "seed=1"]
     assert (folders[0] / "result.npz").read_bytes() != (folders[1] / "result.npz").read_bytes()
 
 

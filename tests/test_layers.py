@@ -22,20 +22,20 @@ LAYERS = [
     {"diagnostics", "plan", "descend", "references", "gamma"},
     {"laws"},
     {"dashboard", "plots", "report", "files", "watch"},
-    {"job", "figure1", "path", "claims"},
-    {"study"},
-    {"classify", "selectivity", "sensing"},
+    {"job", "figure1", "path", "claims", "runfolder", "sweep_plots"},
+    {"study", "batched", "table"},
+    {"classify", "selectivity", "sensing", "sweep", "sweep_report", "cluster"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 SAME_LAYER = {("figure1", "job"), ("path", "job")}  # an experiment builds on the job's helpers
-TASKS = {"cli", "job", "figure1", "path", "study", "classify", "selectivity", "sensing"}
+TASKS = {"cli", "job", "figure1", "path", "study", "classify", "selectivity", "sensing", "batched", "sweep", "cluster"}
 HOMES = {
     "hydra": TASKS,
     "omegaconf": TASKS,
     "tensorboard": {"dashboard"},
     "torch.utils.tensorboard": {"dashboard"},
-    "matplotlib": {"plots", "dashboard"},  # the dashboard for the type of a figure alone
+    "matplotlib": {"plots", "sweep_plots", "dashboard", "sweep_report"},  # the last two for the type of a figure alone
     "tqdm": {"watch"},
     "torchvision": {"networks", "replicas"},
     "mlxtend": {"images"},

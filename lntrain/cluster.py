@@ -1,0 +1,61 @@
+"""Hydra's launchers for clusters give up at the first job that was killed: here they wait for all of them."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+LOOK_AGAIN = 10.0  # seconds
+
+
+@contextmanager
+def patience(launcher: Launcher) -> Iterator[None]:
+    """In here a job that submitit or Ray has lost is a failed job, and the launcher asks for the next one.
+
+    Both plugins end by asking for each job's result in turn, and offer no other way to be told of a loss.
+    """
+    plugin = type(launcher).__module__
+    if "submitit" in plugin:
+        from submitit.core.core import Job
+
+        with patch.object(Job, "results", _patient(Job.results, still=_queued_again, wrap=lambda lost: [lost])):
+            yield
+    elif "ray" in plugin:
+        import ray
+
+        with patch.object(ray, "get", _patient(ray.get, still=lambda job: False, wrap=lambda lost: lost)):
+            yield
+    else:
+        yield
+
+
+def _patient(
+    ask: Callable[[Any], Any], *, still: Callable[[Any], bool], wrap: Callable[[JobReturn], Any]
+) -> Callable[[Any], Any]:
+    def answer(job: Any) -> Any:
+        while True:
+            try:
+                return ask(job)
+            except Exception as error:
+                if not still(job):
+                    return wrap(JobReturn(status=JobStatus.FAILED, _return_value=error))
+            time.sleep(LOOK_AGAIN)
+
+    return answer
+
+
+def _queued_again(job: Any) -> bool:
+    """Slurm's accounting says NODE_FAIL, and submitit takes it for the end, while the job waits to start again."""
+    command = ["squeue", "--noheader", "--format=%T", f"--jobs={job.job_id}"]
+    try:
+        states = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout.split()
+    except (OSError, subprocess.TimeoutExpired):  # no Slurm: submitit_local
+        return False
+    return bool(set(states) & {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED"})
