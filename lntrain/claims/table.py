@@ -52,7 +52,7 @@ ROWS = {
     "without-noise": Row("section 4", "n=20, d=40, k=3, init 1 to .001", section4.without_noise, f"{HERE}.section4:interpolator_init"),
     "theorem-2": Row("paper, Theorem 2", "n=40, d=60, k=3, 20 problems (100 full)", section5.theorem_2, "lntrain.regime:delta_minus"),
     "theorem-3": Row("paper, Theorem 3", "n=40, d=60, k=3, 1.1 delta_plus, the paper's loss, 16 seeds (64 full)", section5.theorem_3, "lntrain.laws:predicted_exponents"),
-    "theorem-4": Row("paper, Theorem 4", "n=40, d=60, k=3, .05 to .2 delta_minus, the paper's loss, 8 seeds", section5.theorem_4, f"{HERE}.section5:spread_exponent"),
+    "theorem-4": Row("paper, Theorem 4", "n=40, d=60, k=3, .05 to .2 delta_minus, the paper's loss, 8 seeds (64 for the decay)", section5.theorem_4, f"{HERE}.section5:spread_exponent"),
     "open-band": Row("paper, open", "n=40, d=60, k=3, delta_minus to delta_plus, the paper's loss, 8 seeds", section5.open_band, "lntrain.penalty:effective_penalty"),
     "gamma-law": Row("section 5", "n=60, d=40, AR(.7) design, 10 on the support, no near tie, 64 seeds", section5.gamma_invariant, "lntrain.gamma:gamma_law"),
     "loss": Row("section 5", SMALL + ", with and without data noise, 8 seeds", section5.loss_identity, f"{HERE}.section5:optimal_loss"),
@@ -60,5 +60,5 @@ ROWS = {
     "init-forgotten": Row("section 5", CLEAR + ", init .05 and 1, 8 seeds", section5.init_forgotten, f"{HERE}.section5:forgetting"),
     "support": Row("section 5", "20 problems, n=30, d=40, k=2, domination margin > .05, 8 seeds", section5.supports, "lntrain.laws:predicted_exponents"),
     "depth": Row("section 6", "n=20, d=30, k=3, depth 3 and 4, 8 seeds", section6.depth, "lntrain.corrections:depth_penalty"),
-    "flips": Row("section 6", "n=100, d=20, k=3, two classes, p=.2, cross entropy, 8 seeds", section6.flips, f"{HERE}.section6:flip_variance"),
+    "flips": Row("section 6", "n=30, d=20, k=3, two classes, p=.2, cross entropy, 8 seeds", section6.flips, f"{HERE}.section6:flip_variance"),
 }  # fmt: skip
