@@ -112,10 +112,10 @@ def theorem_4(at: At) -> Outcome:
     assert problem.coef is not None
     on = (problem.coef != 0).numpy()
     levels, sds, means = np.array([0.05, 0.1, 0.2]) * found.delta_minus, [], []  # sds: over sqrt(mean beta*)
-    steps = at.pick(300_000, 2_000_000)
+    steps = at.pick(200_000, 1_500_000)
     for level in levels:
         given = at_level(problem, float(level), 0.01)
-        kept = stationary(given, at.seeds(8, str(level)), steps, 400, steps // 4)
+        kept = stationary(given, at.seeds(16, str(level)), steps, 300, steps // 4)
         around = kept.coef[:, :, on] - given.lasso.coef.numpy()[on]
         sds.append(np.sqrt((around**2).mean((0, 2)) / float(given.lasso.coef[on].mean())))
         means.append(distances(torch.from_numpy(kept.coef.mean(0)), given.lasso.coef))
