@@ -247,8 +247,7 @@ def claim(
     for y, (name, relation, predicted, allowance, mean, half, verdict) in zip(places, bars, strict=True):
         unit = abs(predicted) or 1.0
         shift = 0.0 if predicted else 1.0  # where 0 is predicted, the difference is drawn
-        bound = "" if relation == "=" else f" {relation}"
-        labels.append(f"{name}{bound} {predicted:.4g}")
+        labels.append(f"{name} {relation} {predicted:.4g}")
         if relation == "=":
             ax.barh(y, 2 * allowance / unit, left=1 - allowance / unit, height=0.5, color=ORANGE, alpha=0.35)
         place = min(max(mean / unit * np.sign(predicted or 1.0) + shift, 0.0), 2.0)

@@ -204,6 +204,17 @@ def test_torchsde_finds_the_same_law(parametrisation):
             assert bool(((a.mean(0) - b.mean(0)).abs() < 6 * error).all())
 
 
+@pytest.mark.parametrize("scheme", ["euler", "log-euler"])
+def test_without_noise_the_simulation_is_gradient_flow_as_dt_falls(scheme):
+    exact = gradient_flow(SIGNED.X, SIGNED.y, [2.0], init=0.3).coef[0]
+    errors = [
+        float((label_noise_flow(SIGNED.X, SIGNED.y, lr=dt, noise=0.0, steps=int(2 / dt), scheme=scheme, init=0.3,
+                                replicas=1).coef[-1, 0] - exact).norm())
+        for dt in (0.002, 0.001)
+    ]  # fmt: skip
+    assert errors[1] == pytest.approx(errors[0] / 2, rel=0.1)
+
+
 def test_a_flow_that_leaves_all_bounds_is_one_clear_error():
     with pytest.raises(RuntimeError, match="take a smaller dt than 1"):
         label_noise_flow(SIGNED.X, SIGNED.y, lr=1.0, noise=1.0, steps=1000, scheme="euler")

@@ -22,12 +22,12 @@ FLIP = 0.2  # probability of a flipped label
 
 def depth(at: At) -> Outcome:
     """Depth L: the time average minimises (1/2n)||y - X beta||^2 + sum kappa_j |beta_j|^(2 - 2/L), and no Lasso."""
-    problem, checks = sparse_regression(20, 30, 3, signs="random", seed=at.data), []
+    problem, checks = sparse_regression(40, 10, 5, signs="random", seed=at.data), []
     for L in (3, 4):
-        given, q = case_at(problem, PLAIN, 0.002, alpha=0.005), 2 - 2 / L
+        given, q = case_at(problem, PLAIN, at.pick(0.001, 0.0005), alpha=0.02), 2 - 2 / L
         kappa = corrections.depth_penalty(problem.X, lr=given.lr, std=given.std, depth=L)
-        steps = at.pick(1_500_000, 6_000_000) // (L - 2)
-        half, last = run(given, at.seeds(8, str(L)), steps, [steps // 2], depth=L)
+        steps = at.pick(1_500_000, 6_000_000)
+        half, last = run(given, at.seeds(8, str(L)), steps, [steps // 2], depth=L, init=0.2)
         assert half.mean_coef is not None
         assert last.mean_coef is not None
         mean, labels = 2 * last.mean_coef - half.mean_coef, problem.y + 2 * last.mean_noise - half.mean_noise
