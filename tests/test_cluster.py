@@ -73,7 +73,7 @@ class Cluster:
                 if reason == "BeginTime":
                     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=self.env, check=False)
 
-    def end(self, sweep, seconds=240):
+    def end(self, sweep, seconds=400):
         """Wait for a sweep: (exit code, what it printed)."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
