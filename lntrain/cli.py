@@ -96,7 +96,7 @@ def _one_of_many(cfg: DictConfig, folder: Path) -> None:
         print(f"lntrain: {error}", file=sys.stderr)
         return
     status = (runfolder.read_json(folder / "summary.json") or {}).get("status", "?")
-    print(f"{status:<10}{folder.name} ({time.monotonic() - began:.1f} s)", flush=True)
+    print(f"{status:<9} {folder.name} ({time.monotonic() - began:.1f} s)", flush=True)
 
 
 def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""Hydra's launchers for clusters give up at the first job that was killed: here they wait for all of them."""
+"""Hydra's launchers for clusters, Slurm and Ray: their settings, and patience with jobs that were killed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,27 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 LOOK_AGAIN = 10.0  # seconds
+# Not a file of conf/, where Hydra would complain that the plugin has one of the same name
+RAY = {
+    "_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+    "ray": {
+        # address: null is a Ray of this machine's own, auto the cluster of `ray start`, for which Ray refuses
+        # an object_store_memory, which the plugin would set
+        "init": {"address": None, "object_store_memory": None},
+        # a job whose node or process died starts again elsewhere, from its checkpoint
+        "remote": {"num_cpus": 1, "max_retries": 3},
+    },
+}
+
+
+def register() -> None:
+    """Make `hydra/launcher=ray` ours. Called when the plugins have been found: the last word counts."""
+    ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RAY, provider="lntrain")
 
 
 @contextmanager

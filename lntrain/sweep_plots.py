@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from lntrain.plots import BLUE, INK, ORANGE, PALETTE
@@ -64,9 +65,12 @@ def curves(axis: Axis, lines: Axis | None, panels: Sequence[Panel], *, title: st
     """Each number over `axis`, its interval as a band, what theory expects dashed; a colour for each value of `lines`."""
     figure = Figure(figsize=(1 + 4.3 * len(panels), 3.9), dpi=150, layout="constrained")
     for ax, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        known = np.isfinite(panel.mean).any(0) | (lines is None)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, color="#e8eaed", linewidth=0.8)
         for i, mean in enumerate(panel.mean):
+            if not np.isfinite(mean).any():
+                continue
             colour = BLUE if lines is None else PALETTE[i % len(PALETTE)]
             label = "reached" if lines is None else f"{lines.name}={lines.labels[i]}"
             half = np.nan_to_num(panel.half[i])
@@ -76,10 +80,11 @@ def curves(axis: Axis, lines: Axis | None, panels: Sequence[Panel], *, title: st
             ax.fill_between(axis.places, low, high, color=colour, alpha=0.18, linewidth=0)
             if panel.expected is not None:
                 style = {"color": ORANGE if lines is None else colour, "linestyle": "--", "linewidth": 1.3}
-                ax.plot(axis.places, panel.expected[i], **style)
+                ax.plot(axis.places[known], panel.expected[i][known], **style)
         if panel.expected is not None:
             ax.plot([], [], color=ORANGE if lines is None else INK, linestyle="--", linewidth=1.3, label=panel.expects)
-        _gone(ax, axis, panel)
+        if lines is None:
+            _gone(ax, axis, panel)
         ax.set(
             title=panel.title,
             xlabel=axis.name,
@@ -88,8 +93,8 @@ def curves(axis: Axis, lines: Axis | None, panels: Sequence[Panel], *, title: st
         )
         ax.title.set_fontsize(10)
         if not axis.numeric or len(axis.values) <= 6:
-            ax.set_xticks(axis.places, axis.labels)
-            ax.minorticks_off()
+            ax.set_xticks(axis.places[known], np.array(axis.labels)[known])
+            ax.xaxis.set_minor_locator(NullLocator())
         ax.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure  # fmt: skip

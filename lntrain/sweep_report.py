@@ -21,7 +21,7 @@ from lntrain import runfolder, sweep_plots
 from lntrain.dashboard import Dashboard, write_hparams
 from lntrain.files import write_atomically
 from lntrain.sweep_plots import Axis, Panel
-from lntrain.table import Group, Row, Table, as_csv, as_jsonl, collect, groups_as_csv, show
+from lntrain.table import Group, Row, Table, as_csv, as_jsonl, collect, groups_as_csv, is_seed, show
 
 # metric -> (title, falls by decades, the value that means "as predicted", the key that theory expects, its name)
 METRICS: dict[str, tuple[str, bool, float | None, str | None, str]] = {
@@ -36,6 +36,7 @@ METRICS: dict[str, tuple[str, bool, float | None, str | None, str]] = {
     "support_f1": ("support: F1 against the Lasso's", False, None, None, ""),
 }
 STORY = 3  # numbers drawn where the sweep is no plain training
+SHORT = 9  # lines of a table that is shown unasked
 LINES = 6  # curves that one panel bears
 SETTINGS = ("steps", "seed", "replicas", "alpha", "alpha_ratio", "std", "lr", "points")  # numbers that are no results
 
@@ -125,9 +126,11 @@ def headline(table: Table, metrics: Sequence[str]) -> list[str]:
     """The story in a few sentences."""
     count = {
         status: sum(row.status == status for row in table.rows)
-        for status in dict.fromkeys(r.status for r in table.rows)
+        for status in sorted({r.status for r in table.rows}, key=lambda status: (status not in runfolder.DONE, status))
     }
-    product = " x ".join(f"{len(values)} {key}" for key, values in table.axes.items())
+    product = " x ".join(
+        f"{len(values)} {key}{'s' if is_seed(key) and len(values) > 1 else ''}" for key, values in table.axes.items()
+    )
     lines = [
         f"{product or 'one setting'}. {len(table.rows)} jobs: "
         + ", ".join(f"{number} {status}" for status, number in count.items())
@@ -190,7 +193,7 @@ h1 { font-size: 24px; margin: 0 0 6px } h2 { font-size: 17px; margin: 34px 0 8px
 p { margin: 4px 0 } .note { color: #667; font-size: 13px } img { max-width: 100%; margin: 8px 0 }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid #edf0f3; vertical-align: top } th { font-weight: 600 }
-.bad { background: #fdf1ef; border-left: 4px solid #c4413b; padding: 8px 14px; margin: 16px 0 } .bad h2 { margin: 0 0 6px; border: 0 }
+.bad { background: #fdf1ef; border-left: 4px solid #c4413b; padding: 8px 14px; margin: 16px 0 } .bad > summary { color: #a8322a; font-weight: 600 }
 .wide { overflow-x: auto } summary { cursor: pointer; color: #2563a8 } code { font-size: 13px }
 """
 
@@ -201,7 +204,9 @@ def as_html(title: str, table: Table, metrics: Sequence[str], drawn: Mapping[str
     if constant:
         body.append(f'<p class="note">The same in every job: <code>{html.escape(constant)}</code></p>')
     if len(missing := missing_lines(table)) > 1:
-        body.append(f'<div class="bad"><h2>{len(missing) - 1} jobs are not done</h2>{_html(missing)}</div>')
+        opened = " open" if len(missing) <= SHORT else ""
+        head = f"<summary>{len(missing) - 1} jobs are not done</summary>"
+        body.append(f'<details class="bad"{opened}>{head}{_html(missing)}</details>')
     body += [f'<img alt="{html.escape(name)}" src="{_inline(figure)}">' for name, figure in drawn.items()]
     body += ["<h2>Means over seeds</h2>", _html(group_lines(table, metrics))]
     body.append('<p class="note">± is half the width of the 95 % interval of the mean over seeds.</p>')

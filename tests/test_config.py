@@ -46,7 +46,7 @@ def _compose(*overrides):
 
 def test_every_group_of_the_design_is_there():
     assert {file.parent.name for file in GROUPS.values()} == {
-        "problem", "model", "noise", "schedule", "optimizer", "lr_schedule", "experiment", "data", "network",
+        "problem", "model", "noise", "schedule", "optimizer", "lr_schedule", "experiment", "data", "network", "launcher", "sweeper",
     }  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def test_a_half_failed_sweep_has_its_report(tmp_path, capsys):
     assert "4 jobs are not done" in page
     assert "<script>" not in page
     assert "diverged by step 3 &lt;script&gt;" in page
-    assert "5 lr. 5 jobs: 1 done, 1 diverged, 2 cut off, 1 waiting." in capsys.readouterr().out
+    assert "5 lr. 5 jobs: 1 done, 2 cut off, 1 diverged, 1 waiting." in capsys.readouterr().out
     assert "| lr=2 | diverged |" in (out / "table.md").read_text()
 
 
