@@ -185,3 +185,11 @@ def stationary(case: Case, seeds: list[int], steps: int, records: int, start: in
         torch.stack([getattr(row, name) for row in rows]).numpy() for name in ("coef", "log_weights", "loss")
     )
     return Stationary(coef, logs, loss, rows[-1])
+
+
+def falls(given: Case, seeds: list[int], steps: int, parts: int = 2) -> Array:
+    """(R, m, d) how much log w^2 moves a step over the run's last (parts - 1) / parts."""
+    first, last = run(given, seeds, steps, [steps // parts])
+    assert first.log_weights is not None
+    assert last.log_weights is not None
+    return ((last.log_weights - first.log_weights) / (last.step - first.step)).numpy()

@@ -13,7 +13,8 @@ from lntrain import corrections, references, stream
 from lntrain import lasso as lassos
 from lntrain import penalty as penalties
 from lntrain.claims.measure import Array, At, distances, run
-from lntrain.claims.section4 import PLAIN, case_at
+from lntrain.claims.rates import case_at
+from lntrain.claims.section4 import PLAIN
 from lntrain.claims.verdict import Check, Outcome
 from lntrain.problem import sparse_regression
 

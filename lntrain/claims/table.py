@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lntrain.claims import section3, section4, section5, section6
+from lntrain.claims import rates, section3, section4, section5, section6, theorems
 from lntrain.claims.measure import At
 from lntrain.claims.verdict import Outcome
 
@@ -24,7 +24,7 @@ class Row:
     @property
     def claim(self) -> str:
         """What is claimed, in one line."""
-        return (self.measure.__doc__ or "").strip().splitlines()[0]
+        return (self.measure.__doc__ or "").strip().partition("\n")[0]
 
 
 SMALL = "n=40, d=60, k=4 of +/- 1"
@@ -40,20 +40,20 @@ ROWS = {
     "column-weights": Row("section 3", CLEAR + ", columns of size .5 to 2, 8 seeds", section3.weighted, "lntrain.penalty:mean_squares"),
     "mean": Row("section 4", CLEAR + ", alpha .03 of alpha_max, lr .005, 8 seeds", section4.mean_converges, "lntrain.penalty:effective_penalty"),
     "antithetic-last": Row("section 4", CLEAR + ", alpha .05 of alpha_max, lr .0005, 8 seeds", section4.antithetic_last, "lntrain.penalty:effective_penalty"),
-    "raw-rate": Row("section 4", "n=20, d=40, k=3, no near tie, 64 seeds (128 full)", section4.raw_rate, f"{HERE}.section4:RATES[raw]"),
-    "compensated-rate": Row("section 4", "n=20, d=40, k=3, no near tie, init .001, 8 seeds", section4.compensated_rate, f"{HERE}.section4:RATES[compensated]"),
-    "steps-needed": Row("section 5", "n=20, d=40, k=3, no near tie, lr .01, 64 seeds, means of K steps", section4.steps_needed, "lntrain.corrections:plan_steps"),
-    "finite-step": Row("section 4", "1-D, beta=2, lambda=1, lr .0025, 16 seeds (32 full)", section4.finite_step, "lntrain.plan:finite_step_bias"),
-    "finite-step-order": Row("section 4", "n=20, d=40, k=3, lambda .05, lr .02 to .005, 8 seeds", section4.finite_step_order, f"{HERE}.section4:RATES[finite step]"),
-    "antithetic-order": Row("section 4", CLEAR + ", lr .02 to .005, 8 seeds", section4.antithetic_order, f"{HERE}.section4:RATES[antithetic]"),
+    "raw-rate": Row("section 4", "n=20, d=40, k=3, no near tie, 16 groups of 4 seeds (32 full)", rates.raw_rate, f"{HERE}.rates:RATES[raw]"),
+    "compensated-rate": Row("section 4", "n=20, d=40, k=3, no near tie, init .001, 16 seeds", rates.compensated_rate, f"{HERE}.rates:RATES[compensated]"),
+    "steps-needed": Row("section 5", "n=20, d=40, k=3, no near tie, lr .01, 64 seeds, means of K steps", rates.steps_needed, "lntrain.corrections:plan_steps"),
+    "finite-step": Row("section 4", "1-D, beta=2, lambda=1, lr .0025, 16 seeds (32 full)", rates.finite_step, "lntrain.plan:finite_step_bias"),
+    "finite-step-order": Row("section 4", "n=20, d=40, k=3, lambda .05, lr .02 to .005, 8 seeds", rates.finite_step_order, f"{HERE}.rates:RATES[finite step]"),
+    "antithetic-order": Row("section 4", CLEAR + ", lr .02 to .005, 8 seeds", rates.antithetic_order, f"{HERE}.rates:RATES[antithetic]"),
     "averaged-weights": Row("section 4", "n=40, d=60, k=4, beta = w^2, 8 seeds", section4.averaged_weights, f"{HERE}.section4:weight_bias"),
     "fluctuation": Row("section 4", CLEAR + ", lr .0025, 8 seeds", section4.fluctuation, "lntrain.gamma:gamma_law"),
     "annealed": Row("section 4", "n=20, d=40, k=3 on the smallest columns, std falls as 1/t, 8 seeds", section4.annealed, "lntrain.references:basis_pursuit"),
     "without-noise": Row("section 4", "n=20, d=40, k=3, init 1 to .001", section4.without_noise, f"{HERE}.section4:interpolator_init"),
-    "theorem-2": Row("paper, Theorem 2", "n=40, d=60, k=3, 20 problems (100 full)", section5.theorem_2, "lntrain.regime:delta_minus"),
-    "theorem-3": Row("paper, Theorem 3", "n=40, d=60, k=3, 1.1 delta_plus, the paper's loss, 16 seeds (64 full)", section5.theorem_3, "lntrain.laws:predicted_exponents"),
-    "theorem-4": Row("paper, Theorem 4", "n=40, d=60, k=3, .05 to .2 delta_minus, the paper's loss, 16 seeds (64 for the decay)", section5.theorem_4, f"{HERE}.section5:spread_exponent"),
-    "open-band": Row("paper, open", "n=40, d=60, k=3, delta_minus to delta_plus, the paper's loss, 8 seeds", section5.open_band, "lntrain.penalty:effective_penalty"),
+    "theorem-2": Row("paper, Theorem 2", "n=40, d=60, k=3, 20 problems (100 full)", theorems.theorem_2, "lntrain.regime:delta_minus"),
+    "theorem-3": Row("paper, Theorem 3", "n=40, d=60, k=3, 1.1 delta_plus, the paper's loss, 16 seeds (64 full)", theorems.theorem_3, "lntrain.laws:predicted_exponents"),
+    "theorem-4": Row("paper, Theorem 4", "n=40, d=60, k=3, .05 to .2 delta_minus, the paper's loss, 16 seeds (64 for the decay)", theorems.theorem_4, f"{HERE}.theorems:spread_exponent"),
+    "open-band": Row("paper, open", "n=40, d=60, k=3, delta_minus to delta_plus, the paper's loss, 8 seeds", theorems.open_band, "lntrain.penalty:effective_penalty"),
     "gamma-law": Row("section 5", "n=60, d=40, AR(.7) design, 10 on the support, no near tie, 64 seeds", section5.gamma_invariant, "lntrain.gamma:gamma_law"),
     "loss": Row("section 5", SMALL + ", with and without data noise, 8 seeds", section5.loss_identity, f"{HERE}.section5:optimal_loss"),
     "exponents": Row("section 5", CLEAR + ", 64 seeds (256 full)", section5.exponents, "lntrain.laws:predicted_exponents"),
