@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lntrain import config, runfolder, sweep
+from lntrain import cluster, config, runfolder, sweep
 from lntrain.files import read_checkpoint, write_json
 from lntrain.sweep import begin_job, identity_of, sparing
 from lntrain.train import DivergenceError
@@ -52,6 +52,7 @@ class Sweep(Callback):
 
 def _register() -> None:
     sweep.register()
+    cluster.register()
     store = ConfigStore.instance()
     store.store(name="schema", node=config.Config)
     for group, name, node in (

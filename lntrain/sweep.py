@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lntrain import runfolder
 from lntrain.batched import BATCHABLE, batchable, run_batch
+from lntrain.cluster import patience
 from lntrain.files import write_atomically, write_json
 
 LONGEST = 120  # characters of a job's name, beyond which a hash stands for the rest
@@ -146,7 +147,7 @@ class ResumableSweeper(Sweeper):
             values = dict(line.lstrip("+").split("=", 1) for line in overrides)
             swept = {key: values[key] for key in keys}
             name = job_name(swept)
-            hydra = [f"hydra.sweep.dir='{self.folder}'", f"hydra.sweep.subdir='{name}'"]
+            hydra = [f"hydra.sweep.dir='{self.folder.resolve()}'", f"hydra.sweep.subdir='{name}'"]
             jobs.append(Job(name, self.folder / name, [*overrides, *hydra], swept))
         return jobs
 
@@ -271,7 +272,8 @@ class ResumableSweeper(Sweeper):
         size = self.max_batch_size or len(jobs)
         for first in range(0, len(jobs), size):
             try:
-                self.starter.launch([job.overrides for job in jobs[first : first + size]], initial_job_idx=first)
+                with patience(self.starter):
+                    self.starter.launch([job.overrides for job in jobs[first : first + size]], initial_job_idx=first)
             except BrokenExecutor:
                 return False
             except (HydraException, OmegaConfBaseException, ValueError):

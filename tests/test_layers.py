@@ -23,8 +23,8 @@ LAYERS = [
     {"laws"},
     {"dashboard", "plots", "report", "files", "watch"},
     {"job", "figure1", "path", "claims", "runfolder", "sweep_plots"},
-    {"study", "batched", "table"},
-    {"classify", "selectivity", "sensing", "sweep", "sweep_report", "cluster"},
+    {"study", "batched", "table", "cluster"},
+    {"classify", "selectivity", "sensing", "sweep", "sweep_report"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
