@@ -55,7 +55,12 @@ HPARAM_METRICS = (
     "support_f1",
     "kkt_residual",
 )
-BANDS = ("log10/distance_mean", "log10/distance_compensated", "lasso/lambda_ratio", "support/f1")
+BANDS = {
+    "log10 distance of the mean": "log10/distance_mean",
+    "log10 distance, compensated labels": "log10/distance_compensated",
+    "penalty reached / predicted": "lasso/lambda_ratio",
+    "support: F1 against the Lasso's": "support/f1",
+}
 
 
 class Dashboard:
@@ -78,7 +83,7 @@ class Dashboard:
         self.replicas, self.settled = replicas, settled
         layout = {name: dict(charts) for name, charts in LAYOUT.items()} if layout is None else layout
         if replicas:
-            charts = {tag: ["Margin", [tag, f"{tag}_low", f"{tag}_high"]] for tag in BANDS}
+            charts = {title: ["Margin", [tag, f"{tag}_low", f"{tag}_high"]] for title, tag in BANDS.items()}
             layout["Mean over replicas, and one standard deviation"] = charts
         if purge_step is None and layout:
             self.writer.add_custom_scalars(layout)
@@ -104,7 +109,7 @@ class Dashboard:
             self.writer.add_histogram("coef/mean", coef, step)
 
     def _banded(self, tag: str, value: float, sd: float) -> dict[str, float]:
-        if not self.replicas or tag not in BANDS:
+        if not self.replicas or tag not in BANDS.values():
             return {tag: value}
         return {tag: value, f"{tag}_low": value - sd, f"{tag}_high": value + sd}
 

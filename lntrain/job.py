@@ -311,9 +311,8 @@ def finish(
         plots.save(figure, folder / "figures" / name)
     write_json(folder / "summary.json", summary)
     dashboard.text("summary", result_text(summary, plan.reference))
-    hparams = {
-        "problem": problem.name, "parametrisation": cfg.model.parametrisation, "lr": plan.lr, "std": plan.std, "alpha": plan.alpha,
-        "batch_size": cfg.batch_size or problem.n, "momentum": cfg.optimizer.momentum, "seed": cfg.seed, "steps": snapshot.step,
+    hparams = {  # five, the number that TensorBoard ticks at first
+        "lr": plan.lr, "std": plan.std, "alpha": plan.alpha, "batch_size": cfg.batch_size or problem.n, "seed": cfg.seed,
     }  # fmt: skip
     dashboard.finish(figures, hparams, summary, snapshot.step)
     return summary
