@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lntrain import job
+from lntrain import build, job
 from lntrain.dashboard import Dashboard
 from lntrain.files import write_atomically, write_checkpoint, write_json
 from lntrain.model import DiagonalLinear
@@ -32,7 +32,7 @@ class Member:
 
     folder: Path
     cfg: DictConfig
-    built: job.Job
+    built: build.Job
     rows: slice | int
     history: job.History
     dashboard: Dashboard
@@ -69,17 +69,17 @@ def run_batch(cfgs: Sequence[DictConfig], folders: Sequence[Path], begin: Callab
     return alone
 
 
-def _build(cfgs: Sequence[DictConfig]) -> tuple[dict[int, tuple[DictConfig, job.Job]], list[int]]:
+def _build(cfgs: Sequence[DictConfig]) -> tuple[dict[int, tuple[DictConfig, build.Job]], list[int]]:
     """number -> (configuration with the chosen numbers, job): a plan serves all seeds; and the numbers of the others."""
-    plans: dict[str, tuple[DictConfig, job.Job]] = {}
-    built: dict[int, tuple[DictConfig, job.Job]] = {}
+    plans: dict[str, tuple[DictConfig, build.Job]] = {}
+    built: dict[int, tuple[DictConfig, build.Job]] = {}
     alone = []
     for k, cfg in enumerate(cfgs):
         key = repr([OmegaConf.select(cfg, name) for name in BATCHABLE if name != "seed"])
         try:
             if key not in plans:
                 first = cfg.copy()
-                plans[key] = (first, job.build(first))
+                plans[key] = (first, build.build(first))
         except (ValueError, RuntimeError):
             alone.append(k)  # the usual way records the reason
             continue
@@ -94,7 +94,7 @@ def _build(cfgs: Sequence[DictConfig]) -> tuple[dict[int, tuple[DictConfig, job.
 
 
 def _run_together(
-    built: Sequence[tuple[DictConfig, job.Job]], folders: Sequence[Path], begin: Sequence[tuple[Callable[[int], None], int]]
+    built: Sequence[tuple[DictConfig, build.Job]], folders: Sequence[Path], begin: Sequence[tuple[Callable[[int], None], int]]
 ) -> list[int]:  # fmt: skip
     """One batch of equal steps; the positions of those that diverged (then nothing is finished)."""
     members, first = [], 0
@@ -140,7 +140,7 @@ def _optimizer(members: Sequence[Member], model: DiagonalLinear) -> LabelNoiseSG
             values.extend([value] * len(member.streams))
     optimizer: LabelNoiseSGD = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
         model.parameters(), lr=rates[0] if len(set(rates)) == 1 else rates, seed=seeds,
-        noise=job.noise_of(cfg, stds[0] if len(set(stds)) == 1 else tuple(stds)),
+        noise=build.noise_of(cfg, stds[0] if len(set(stds)) == 1 else tuple(stds)),
         rank=[stream for member in members for stream in member.streams],
     )  # fmt: skip
     return optimizer
@@ -152,7 +152,7 @@ def _train(members: Sequence[Member], model: DiagonalLinear) -> None:
     cfg, schedule = first.cfg, first.built.lr_schedule
     snapshots = train(
         model, _optimizer(members, model), first.built.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
-        loss_scale=cfg.loss_scale, lr_schedule=schedule, engine=cfg.engine, snapshots=job.points(cfg.steps, cfg.points_per_octave),
+        loss_scale=cfg.loss_scale, lr_schedule=schedule, engine=cfg.engine, snapshots=build.points(cfg.steps, cfg.points_per_octave),
     )  # fmt: skip
 
     def save(snapshot: Snapshot) -> None:

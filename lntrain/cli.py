@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lntrain import cluster, config, runfolder, sweep
 from lntrain.files import read_checkpoint, write_json
-from lntrain.sweep import begin_job, identity_of, sparing
+from lntrain.sweep_jobs import begin_job, identity_of, sparing
 from lntrain.train import DivergenceError
 from lntrain.watch import Interruption
 

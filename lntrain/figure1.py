@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lntrain import plots
+from lntrain.build import DTYPES
 from lntrain.dashboard import Dashboard
 from lntrain.files import read_checkpoint, write_arrays, write_checkpoint, write_json
-from lntrain.job import DTYPES
 from lntrain.noise import GaussianNoise
 from lntrain.optim import LabelNoiseSGD
 from lntrain.problem import Problem

@@ -181,7 +181,7 @@ def lyapunov_support(log_weights: Any, steps: Any, *, level: float = 1e-3) -> Te
     Source: theory.md sections 4 and 5.
     """
     logs = torch.as_tensor(log_weights, dtype=torch.float64)
-    found = exponents(logs.clamp_min(2 * SUNK), steps)
+    found = exponents(logs, steps)
     t = (found.value / found.stderr.clamp_min(1e-300)).numpy()
     p = stats.t.cdf(t, df=found.blocks - 1)
     sunk = (logs[-1] < SUNK).reshape(-1, *logs.shape[-2:]).all(0)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from lntrain import plots
+from lntrain.build import DTYPES, dynamics_of, noise_of, number
 from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import distance
 from lntrain.files import read_checkpoint, write_arrays, write_checkpoint, write_json
-from lntrain.job import DTYPES, dynamics_of, noise_of, number
 from lntrain.lasso import LassoSolution
 from lntrain.penalty import alpha_max, mean_squares
 from lntrain.plan import Dynamics, choose_lr, expected_errors, steps_needed

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
 
 PALETTE = ("#2563a8", "#e07a1f", "#3a8f5c", "#b5408a", "#7a5cc4", "#1aa0a8", "#c4413b", "#8a6d1f", "#4f7fd0", "#f0a860", "#75b58e", "#d98cbd")  # fmt: skip
 LINES = ("--", ":", "-.")
@@ -265,6 +266,13 @@ def claim(
             panels[1].fill_between(x, values.min(1), values.max(1), color=colour, alpha=0.18, linewidth=0)
     if curves:
         panels[1].set(**axes)
+        low, high = panels[1].get_xlim()
+        if (
+            axes.get("xscale") == "log" and high < 100 * low
+        ):  # each ninth of a decade would be labelled, one over another
+            panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panels[1].xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
+            panels[1].xaxis.set_minor_locator(NullLocator())
         panels[1].legend(frameon=False, fontsize=8)
     figure.suptitle(textwrap.fill(title, 110 if curves else 80), fontsize=10)
     return figure

@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from lntrain import plots
+from lntrain.build import number
 from lntrain.dashboard import Dashboard
 from lntrain.descend import Anneal, Progress, descend, schedule
 from lntrain.files import read_checkpoint, to_json, write_arrays, write_atomically, write_checkpoint, write_json
-from lntrain.job import number
 from lntrain.noise import Noise
 from lntrain.optim import LabelNoiseSGD
 from lntrain.replicas import Criterion, Replicas, Rows

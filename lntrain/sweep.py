@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
 import signal
@@ -10,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,59 +26,23 @@ from omegaconf.errors import OmegaConfBaseException
 from lntrain import runfolder
 from lntrain.batched import BATCHABLE, batchable, run_batch
 from lntrain.cluster import patience
-from lntrain.files import write_atomically, write_json
+from lntrain.files import write_json
+from lntrain.sweep_jobs import (
+    LONGEST,
+    Job,
+    begin_job,
+    identity_of,
+    job_name,
+    plain,
+    record_killed,
+    short_hash,
+    sparing,
+    task_config,
+)
 
-LONGEST = 120  # characters of a job's name, beyond which a hash stands for the rest
 PACKAGE = "hydra_plugins.lntrain"  # Hydra takes plugins of hydra_plugins alone
 CHANGED = ("stop", "rerun", "keep")
 SILENT = ("sweep.", "run_dir=", "checkpoint_every=", "figures=", "points_per_octave=")  # they make no other sweep
-
-
-@dataclass
-class Job:
-    """One job of a sweep: its overrides, and those that were swept (key -> value as text)."""
-
-    name: str
-    folder: Path
-    overrides: list[str]
-    swept: dict[str, str]
-    state: str = "new"
-    before: int | None = field(default=None, repr=False)  # when the last try began, to tell a new one
-
-    def mark(self) -> None:
-        """From here on `begun` speaks of new tries."""
-        self.before = self._began()
-
-    def begun(self) -> bool:
-        """A try began after `mark`."""
-        return self._began() != self.before
-
-    def _began(self) -> int | None:
-        path = self.folder / "job.json"
-        return path.stat().st_mtime_ns if path.is_file() else None
-
-    def status(self) -> str | None:
-        """What the last try ended with; None while it runs, or when it was killed."""
-        summary = runfolder.read_json(self.folder / "summary.json")
-        return None if summary is None else summary.get("status")
-
-
-def job_name(swept: Mapping[str, str]) -> str:
-    """A folder's name from the swept overrides, readable, and another one for other overrides.
-
-    >>> job_name({"optimizer.lr": "0.01", "seed": "3"})
-    'lr=0.01,seed=3'
-    """
-    keys = runfolder.short_keys(list(swept))
-    text = ",".join(f"{keys[key].replace('/', '.')}={value}" for key, value in swept.items()) or "job"
-    name = re.sub(r"[^\w.+=,-]+", "_", text)
-    if name != text or len(name) > LONGEST:
-        name = f"{name[:LONGEST]}_{_short_hash(text)}"
-    return name
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 class ResumableSweeper(Sweeper):
@@ -112,7 +74,7 @@ class ResumableSweeper(Sweeper):
             str(o.input_line) for o in self._overrides if not str(o.input_line).lstrip("+").startswith(SILENT)
         )
         readable = re.sub(r"[^\w.-]+", "_", "-".join(axes))[:LONGEST]
-        return f"{readable or 'sweep'}_{_short_hash(' '.join(lines))}"
+        return f"{readable or 'sweep'}_{short_hash(' '.join(lines))}"
 
     def _axes(self) -> list[str]:
         """The swept keys in an order of our own, seeds last: names do not depend on the command's."""
@@ -217,7 +179,7 @@ class ResumableSweeper(Sweeper):
         for job in jobs:
             own = {key: value for key, value in job.swept.items() if key in BATCHABLE}
             rest = tuple(line for line in job.overrides[:-1] if line.split("=", 1)[0].lstrip("+") not in own)
-            if job.state == "interrupted" or not all(isinstance(_plain(value), (int, float)) for value in own.values()):
+            if job.state == "interrupted" or not all(isinstance(plain(value), (int, float)) for value in own.values()):
                 left.append(job)
             else:
                 groups.setdefault(rest, []).append(job)
@@ -238,7 +200,7 @@ class ResumableSweeper(Sweeper):
             for cfg, job in zip(cfgs, held, strict=True):
                 for key in BATCHABLE:
                     if key in job.swept:
-                        OmegaConf.update(cfg, key, _plain(job.swept[key]))
+                        OmegaConf.update(cfg, key, plain(job.swept[key]))
 
             def begin(k: int) -> None:
                 begin_job(cfgs[k], held[k].folder, held[k].overrides[:-2], fresh=True)
@@ -308,61 +270,6 @@ def register() -> None:
     """Make `hydra/sweeper=lntrain` known to Hydra."""
     sys.modules.setdefault(PACKAGE, sys.modules[__name__])
     Plugins.instance().register(ResumableSweeper)
-
-
-def _plain(text: str) -> Any:
-    """The number that an override's text says, else the text.
-
-    >>> _plain("3"), _plain("1e-3"), _plain("auto")
-    (3, 0.001, 'auto')
-    """
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def task_config(cfg: DictConfig) -> DictConfig:
-    """What the task sees of a composed configuration."""
-    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-
-
-def begin_job(cfg: DictConfig, folder: Path, overrides: Sequence[str], *, fresh: bool) -> None:
-    """The first files of a run; with the lock held (Hydra itself would write `.hydra` without)."""
-    runfolder.begin(folder, identity_of(cfg), fresh=fresh)
-    write_config(folder, OmegaConf.to_yaml(cfg), OmegaConf.to_yaml(list(overrides)))
-
-
-def identity_of(cfg: DictConfig) -> dict[str, str]:
-    """runfolder.identity of a composed configuration."""
-    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", *runfolder.SILENT_KEYS)])
-    return runfolder.identity(OmegaConf.to_container(task, resolve=True))  # type: ignore[arg-type]
-
-
-def sparing(cfg: DictConfig) -> DictConfig:
-    """As a job of many: fewer points and no figures, unless they were asked for."""
-    cfg = cfg.copy()
-    cfg.points_per_octave = cfg.points_per_octave or 1
-    cfg.figures = bool(cfg.figures)
-    return cfg
-
-
-def write_config(folder: Path, config: str, overrides: str) -> None:
-    """`.hydra` of a run folder, as Hydra writes it."""
-    write_atomically(folder / ".hydra" / "config.yaml", config.encode())
-    write_atomically(folder / ".hydra" / "overrides.yaml", overrides.encode())
-
-
-def record_killed(job: Job) -> None:
-    """A job whose process died twice, the second time alone."""
-    reason = "its process was killed (by signal 9, perhaps for want of memory)"
-    try:
-        with runfolder.lock(job.folder):
-            write_json(job.folder / "summary.json", {"status": "killed", "reason": reason})
-    except runfolder.Locked:
-        return
 
 
 def _terminate(signum: int, _: FrameType | None) -> None:

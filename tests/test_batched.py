@@ -123,14 +123,14 @@ def test_a_divergence_within_a_batch_costs_its_own_job_alone(lntrain, tmp_path, 
     """The stable step is believed to be large, so that the wild job is let in."""
     from lntrain import batched
 
-    real = batched.job.build
+    real = batched.build.build
 
     def deceived(cfg):
         built = real(cfg)
         object.__setattr__(built.plan, "stable_lr", 1e9)
         return built
 
-    monkeypatch.setattr(batched.job, "build", deceived)
+    monkeypatch.setattr(batched.build, "build", deceived)
     command = ["-m", "hydra/launcher=basic", *SMALL, "model.replicas=null", "optimizer.lr=0.002,5,0.003", "noise.std=4"]
     code, _, err = lntrain(*command, "sweep.name=b", "sweep.batched=true")
     assert code == 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from lntrain.claims import main, mutations, table
 from lntrain.claims.measure import At
@@ -64,6 +66,16 @@ def test_the_table_is_long_enough_and_every_formula_exists():
         assert row.claim, name
         with mutations.broken(row.formula):
             pass
+
+
+def test_a_bound_is_judged_one_sided_by_the_geometric_mean():
+    values = [1e-3, 2e-3, 4e-3, 8e-3]
+    below, above = (Check("x", 1.0, values, relation).judge(0.05) for relation in ("<=", ">="))
+    width = stats.t.isf(0.05, 3) * np.std(np.log(values), ddof=1) / 2
+    assert below.mean == pytest.approx(math.sqrt(8e-6))
+    assert below.mean + below.half == pytest.approx(math.sqrt(8e-6) * math.exp(width))
+    assert above.mean - above.half == pytest.approx(math.sqrt(8e-6) * math.exp(-width))
+    assert verdict(1e3, [0.0, 1.0, 2.0], "<=") == "holds"  # with a zero, the plain mean
 
 
 def test_seeds_follow_the_row_the_purpose_and_the_readers_seed():

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import lntrain
-from lntrain import classify, cli, figure1, job, path, selectivity, sensing
+from lntrain import build, classify, cli, figure1, job, path, selectivity, sensing
 
 CONF = Path(lntrain.__file__).parents[1] / "conf"
 GROUPS = {
@@ -133,7 +133,7 @@ def test_the_group_decides_what_runs():
     cfg = _compose(
         "model=hadamard", "optimizer=nesterov", "noise=antithetic", "noise/schedule=power", *TINY, "steps=10"
     )
-    built = job.build(cfg)
+    built = build.build(cfg)
     assert built.model.parametrisation == "hadamard"
     assert built.optimizer.param_groups[0]["nesterov"]
     assert built.optimizer.noise.noise.schedule is not None

@@ -139,6 +139,16 @@ def test_lyapunov_support_counts_a_weight_that_has_sunk_as_off():
     assert lyapunov_support(logs, [0, 1, 2, 3]).tolist() == [False, True]
 
 
+def test_lyapunov_support_sees_a_fall_of_replicas_most_of_which_have_sunk():
+    """7 of 8 replicas are far below e^-30 and go on falling; the last is above."""
+    falls = torch.linspace(0, -60, 9, dtype=F64)[:, None] + torch.tensor([0.0] + [-150.0] * 7, dtype=F64)
+    logs = torch.zeros(9, 8, 2, 2, dtype=F64)
+    logs[..., 0] = (falls + 0.1 * torch.randn(9, 8, dtype=F64, generator=torch.Generator().manual_seed(0)))[:, :, None]
+    logs[-1, 0, :, 0] = -59.0
+    logs[..., 1] += torch.randn(9, 8, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
+    assert lyapunov_support(logs, range(9)).tolist() == [False, True]
+
+
 def test_the_false_alarms_of_lyapunov_support_are_at_most_the_level():
     """Stationary log-weights (nothing falls), 400 trials at level .1: at most 68 alarms (6 sd above 40)."""
     chains = np.random.Generator(np.random.Philox(2)).standard_normal((400, 9, 1, 20))

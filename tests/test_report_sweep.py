@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lntrain import runfolder, sweep_report, table
 from lntrain.files import write_json
-from lntrain.sweep import job_name
+from lntrain.sweep_jobs import job_name
 
 
 def _job(folder, swept, status="done", seconds=1.0, code="c", **numbers):

@@ -12,7 +12,7 @@ import time
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from lntrain import cli, runfolder, sweep, table
+from lntrain import cli, runfolder, sweep, sweep_jobs, table
 
 SMALL = ["problem.n=12", "problem.d=8", "problem.k=2", "model.replicas=null", "penalty.alpha_ratio=0.2"]
 SIX = ["optimizer.lr=0.002,0.003", "seed=0,1,2", *SMALL, "steps=300"]
@@ -68,7 +68,7 @@ def test_a_job_is_named_by_what_was_swept(lntrain, tmp_path):
 
 def test_names_differ_where_overrides_do():
     values = ["[1,2]", "[1,3]", "a/b", "a_b", "a b", "x" * 300, "x" * 301]
-    names = [sweep.job_name({"model.init": value}) for value in values]
+    names = [sweep_jobs.job_name({"model.init": value}) for value in values]
     assert len(set(names)) == len(values)
     assert all("/" not in name and len(name) <= 140 for name in names)
 
@@ -264,7 +264,7 @@ class Breaking:
 
 @pytest.mark.parametrize("cursed", [None, "j3"])
 def test_a_dead_worker_costs_its_own_job_alone(cursed, tmp_path, capsys):
-    jobs = [sweep.Job(f"j{i}", tmp_path / f"j{i}", [f"hydra.sweep.subdir='j{i}'"], {}) for i in range(6)]
+    jobs = [sweep_jobs.Job(f"j{i}", tmp_path / f"j{i}", [f"hydra.sweep.subdir='j{i}'"], {}) for i in range(6)]
     sweeper = sweep.ResumableSweeper()
     sweeper.starter = Breaking(tmp_path, cursed)
     sweeper._launch(jobs)

@@ -126,7 +126,7 @@ def finite_step_order(at: At) -> Outcome:
     for lr in rates:
         given = case_at(problem, PLAIN, lr, alpha=0.05)
         on = given.lasso.support.numpy()
-        *_, last = run(given, at.seeds(8, str(lr)), int(at.pick(16_000, 60_000) / lr))
+        *_, last = run(given, at.seeds(16, str(lr)), int(at.pick(12_000, 50_000) / lr))
         seen.append(lambda_ratio(given, last) - 1)
         formula.append(float(given.bias[on].mean()))
         rest.append(float(given.remainder[on].mean()))
@@ -149,8 +149,8 @@ def antithetic_order(at: At) -> Outcome:
     problem, rates, far, rest = data(at), (0.02, 0.01, 0.005), [], []
     for lr in rates:
         given = case(problem, PAIRED, lr)
-        steps = int(at.pick(6000, 20_000) / lr) // 4 * 4
-        half, last = run(given, at.seeds(8, str(lr)), steps, [steps // 2])
+        steps = int(at.pick(6000, 15_000) / lr) // 4 * 4
+        half, last = run(given, at.seeds(20, str(lr)), steps, [steps // 2])
         assert half.mean_coef is not None
         assert last.mean_coef is not None
         far.append(distances(2 * last.mean_coef - half.mean_coef, given.lasso.coef))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lntrain import gamma, references
+from lntrain import gamma, references, regime
 from lntrain import lasso as lassos
 from lntrain import penalty as penalties
 from lntrain.claims.measure import (
@@ -25,7 +25,7 @@ from lntrain.plan import Dynamics
 from lntrain.problem import Problem, sparse_regression
 from lntrain.schedule import PowerDecay
 
-CLOSE = 0.005  # relative distance to the Lasso
+QUICK, CLOSE = 0.01, 0.005  # relative distance to the Lasso in each mode
 PLAIN = Dynamics(init=0.5)
 PAIRED = Dynamics(init=0.5, antithetic=True, noise_kurtosis=3.0)
 
@@ -45,7 +45,7 @@ def mean_converges(at: At) -> Outcome:
     assert last.coef is not None
     return Outcome(
         [
-            Check("distance of the mean to the Lasso", CLOSE, far[-1], "<="),
+            Check("distance of the mean to the Lasso", at.pick(QUICK, CLOSE), far[-1], "<="),
             Check("distance of the last iterate", 0.02, distances(last.coef, given.lasso.coef), ">="),
         ],
         Picture([Curve("mean, 8 seeds", [s.step for s in shots], far)], "step", "relative distance to the Lasso", True, True),
@@ -65,7 +65,7 @@ def antithetic_last(at: At) -> Outcome:
         far[name] = np.mean([distances(coef, given.lasso.coef) for coef in shots], 0)
     return Outcome(
         [
-            Check("distance of the last iterate, even steps", CLOSE, far["even"], "<="),
+            Check("distance of the last iterate, even steps", at.pick(QUICK, CLOSE), far["even"], "<="),
             Check("odd steps", CLOSE, far["odd"], ">="),
             Check("iid noise", 10 * CLOSE, far["iid"], ">="),
         ]
@@ -102,7 +102,7 @@ def fluctuation(at: At) -> Outcome:
     law = gamma.gamma_law(given.problem.X, given.lasso)
     on = (given.lasso.coef.abs() > 0.3).numpy()
     checks = []
-    steps, records = at.pick(500_000, 3_000_000), at.pick(1200, 4000)
+    steps, records = at.pick(800_000, 3_000_000), at.pick(1200, 4000)
     kept = stationary(given, at.seeds(8), steps, records)
     for name, part in (("first half", kept.coef[: records // 2]), ("second half", kept.coef[records // 2 :])):
         sd = np.sqrt(part[:, :, on].var(0)) / law.sd.numpy()[on]
@@ -118,12 +118,10 @@ def _pursuit_problem(at: At) -> tuple[Problem, torch.Tensor]:
         c = penalties.mean_squares(X)
         small = c.argsort()[:3]  # the l1 norm weighted by c_j finds them, the plain one takes larger columns
         problem = Problem(X, X[:, small] @ torch.tensor([1.0, -1.0, 1.0]).double())
-        found = references.basis_pursuit(problem.X, problem.y, c)
-        on = found.coef.abs() > 1e-9
-        assert found.dual is not None
-        tie = float(((problem.X.T @ found.dual).abs() / c)[~on].max())
+        found = references.basis_pursuit(problem.X, problem.y, c).coef
+        clear = regime.irrepresentability_margin(problem.X, found, c) > 0.1
         plain = references.basis_pursuit(problem.X, problem.y).coef
-        if int(on.sum()) == 3 and tie < 0.9 and float(distances(plain[None], found.coef)[0]) > 0.3:
+        if int((found != 0).sum()) == 3 and clear and float(distances(plain[None], found)[0]) > 0.3:
             return problem, plain
     raise RuntimeError("2000 problems, none of them clear")
 
@@ -138,16 +136,26 @@ def annealed(at: At) -> Outcome:
     far, other = (np.stack([distances(s.coef, end) for s in shots if s.coef is not None]) for end in (weighted, plain))
     return Outcome(
         [
-            Check("distance of the last iterate to basis pursuit, weights c_j", 0.01, far[-1], "<="),
+            Check("distance of the last iterate to basis pursuit, weights c_j", at.pick(0.03, 0.01), far[-1], "<="),
             Check("to plain min l1", 0.2, other[-1], ">="),
         ],
         Picture([Curve("last iterate", [s.step for s in shots], far)], "step", "distance to basis pursuit", True, True),
     )
 
 
+def _sparsest(at: At) -> Problem:
+    """The first problem whose min l1 is sparse and clear of ties: a distance of init^(1 - tie) is then small."""
+    for seed in at.seeds(1000, "data"):
+        problem = sparse_regression(20, 40, 3, signs="random", seed=seed)
+        found = references.basis_pursuit(problem.X, problem.y).coef
+        if int((found != 0).sum()) == 3 and regime.irrepresentability_margin(problem.X, found) > 0.3:
+            return problem
+    raise RuntimeError("1000 problems, none of them clear")
+
+
 def without_noise(at: At) -> Outcome:
     """GD without noise: the hyperbolic-entropy interpolator of its init; the smaller the init, the nearer to min l1."""
-    problem, inits = sparse_regression(20, 40, 3, signs="random", seed=at.data), (1.0, 0.1, 0.01, 0.001)
+    problem, inits = _sparsest(at), (1.0, 0.1, 0.01, 0.001)
     l1 = references.basis_pursuit(problem.X, problem.y).coef
     far, near = [], []
     for init in inits:

@@ -109,7 +109,7 @@ def exponents(at: At) -> Outcome:
     given = case(problem, PLAIN, 0.0025)
     rate = laws.predicted_exponents(problem.X, problem.y, given.effective(), lr=given.lr).numpy()
     steps = int(600 / float(np.abs(rate).max()))
-    seen = falls(given, at.seeds(at.pick(64, 256)), steps, 6)
+    seen = falls(given, at.seeds(at.pick(32, 256)), steps, 6)
     slope = (seen * rate).sum((1, 2)) / (rate**2).sum()
     correlation = float(np.corrcoef(seen.mean(0).ravel(), rate.ravel())[0, 1])
     on = given.lasso.support.numpy()

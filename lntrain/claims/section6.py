@@ -27,7 +27,7 @@ def depth(at: At) -> Outcome:
     for L in (3, 4):
         given, q = case_at(problem, PLAIN, at.pick(0.001, 0.0005), alpha=0.02), 2 - 2 / L
         kappa = corrections.depth_penalty(problem.X, lr=given.lr, std=given.std, depth=L)
-        steps = at.pick(1_500_000, 6_000_000)
+        steps = at.pick(800_000, 6_000_000)
         half, last = run(given, at.seeds(8, str(L)), steps, [steps // 2], depth=L, init=0.2)
         assert half.mean_coef is not None
         assert last.mean_coef is not None

@@ -16,7 +16,8 @@ RULE = (
     "two-sided: Bonferroni, so that all intervals of the table hold together with probability {sure:g}. "
     "'=': the interval, widened by the allowance (a bias that a formula of theory.md gives), holds the prediction "
     "and its half-width with the allowance is at most the stated precision; a wider one is undecided, which fails. "
-    "'<=', '>=': the whole interval lies on that side of the bound. A row holds if all its checks do."
+    "'<=', '>=': the whole interval lies on that side of the bound; it is one-sided, and of the geometric mean, since distances "
+    "and ratios vary by factors. A row holds if all its checks do."
 )
 
 
@@ -48,9 +49,14 @@ class Check:
         'fails'
         """
         values = np.atleast_1d(np.asarray(self.samples, dtype=float))
-        mean, half = float(values.mean()), 0.0
-        if len(values) > 1:
-            half = float(stats.t.isf(level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+        if self.relation == "=":
+            mean, half = _interval(values, level / 2)
+        elif len(values) > 1 and values.min() > 0:
+            middle, width = _interval(np.log(values), level)
+            mean, side = math.exp(middle), width if self.relation == "<=" else -width
+            half = abs(mean * math.expm1(side))  # towards the bound
+        else:
+            mean, half = _interval(values, level)
         return Judged(self, mean, half, len(values), self._verdict(mean, half))
 
     def _verdict(self, mean: float, half: float) -> str:
@@ -64,6 +70,13 @@ class Check:
             return "fails"
         precision = abs(self.predicted) / 10 if self.precision is None else self.precision
         return "holds" if half + self.allowance <= precision else "undecided"
+
+
+def _interval(values: Any, tail: float) -> tuple[float, float]:
+    """The mean, and the half-width of its interval with so much in each tail; 0 for a single value."""
+    count = len(values)
+    wide = stats.t.isf(tail, count - 1) * values.std(ddof=1) / math.sqrt(count) if count > 1 else 0.0
+    return float(values.mean()), float(wide)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,119 @@
+"""The jobs of a sweep: their names, their first files, and what becomes of them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lntrain import runfolder
+from lntrain.files import write_atomically, write_json
+
+LONGEST = 120  # characters of a job's name, beyond which a hash stands for the rest
+
+
+@dataclass
+class Job:
+    """One job of a sweep: its overrides, and those that were swept (key -> value as text)."""
+
+    name: str
+    folder: Path
+    overrides: list[str]
+    swept: dict[str, str]
+    state: str = "new"
+    before: int | None = field(default=None, repr=False)  # when the last try began, to tell a new one
+
+    def mark(self) -> None:
+        """From here on `begun` speaks of new tries."""
+        self.before = self._began()
+
+    def begun(self) -> bool:
+        """A try began after `mark`."""
+        return self._began() != self.before
+
+    def _began(self) -> int | None:
+        path = self.folder / "job.json"
+        return path.stat().st_mtime_ns if path.is_file() else None
+
+    def status(self) -> str | None:
+        """What the last try ended with; None while it runs, or when it was killed."""
+        summary = runfolder.read_json(self.folder / "summary.json")
+        return None if summary is None else summary.get("status")
+
+
+def job_name(swept: Mapping[str, str]) -> str:
+    """A folder's name from the swept overrides, readable, and another one for other overrides.
+
+    >>> job_name({"optimizer.lr": "0.01", "seed": "3"})
+    'lr=0.01,seed=3'
+    """
+    keys = runfolder.short_keys(list(swept))
+    text = ",".join(f"{keys[key].replace('/', '.')}={value}" for key, value in swept.items()) or "job"
+    name = re.sub(r"[^\w.+=,-]+", "_", text)
+    if name != text or len(name) > LONGEST:
+        name = f"{name[:LONGEST]}_{short_hash(text)}"
+    return name
+
+
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def plain(text: str) -> Any:
+    """The number that an override's text says, else the text.
+
+    >>> plain("3"), plain("1e-3"), plain("auto")
+    (3, 0.001, 'auto')
+    """
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def task_config(cfg: DictConfig) -> DictConfig:
+    """What the task sees of a composed configuration."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def begin_job(cfg: DictConfig, folder: Path, overrides: Sequence[str], *, fresh: bool) -> None:
+    """The first files of a run; with the lock held (Hydra itself would write `.hydra` without)."""
+    runfolder.begin(folder, identity_of(cfg), fresh=fresh)
+    write_config(folder, OmegaConf.to_yaml(cfg), OmegaConf.to_yaml(list(overrides)))
+
+
+def identity_of(cfg: DictConfig) -> dict[str, str]:
+    """runfolder.identity of a composed configuration."""
+    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", *runfolder.SILENT_KEYS)])
+    return runfolder.identity(OmegaConf.to_container(task, resolve=True))  # type: ignore[arg-type]
+
+
+def sparing(cfg: DictConfig) -> DictConfig:
+    """As a job of many: fewer points and no figures, unless they were asked for."""
+    cfg = cfg.copy()
+    cfg.points_per_octave = cfg.points_per_octave or 1
+    cfg.figures = bool(cfg.figures)
+    return cfg
+
+
+def write_config(folder: Path, config: str, overrides: str) -> None:
+    """`.hydra` of a run folder, as Hydra writes it."""
+    write_atomically(folder / ".hydra" / "config.yaml", config.encode())
+    write_atomically(folder / ".hydra" / "overrides.yaml", overrides.encode())
+
+
+def record_killed(job: Job) -> None:
+    """A job whose process died twice, the second time alone."""
+    reason = "its process was killed (by signal 9, perhaps for want of memory)"
+    try:
+        with runfolder.lock(job.folder):
+            write_json(job.folder / "summary.json", {"status": "killed", "reason": reason})
+    except runfolder.Locked:
+        return
