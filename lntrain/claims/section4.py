@@ -54,7 +54,7 @@ def mean_converges(at: At) -> Outcome:
 
 def antithetic_last(at: At) -> Outcome:
     """With noise in pairs (eps, -eps) the last iterate comes to the Lasso; read on even steps."""
-    problem, lr, steps = data(at, 0.05), 0.0005, at.pick(1_000_000, 4_000_000)
+    problem, lr, steps = data(at, 0.05), at.pick(0.0005, 0.00025), at.pick(1_000_000, 6_000_000)
     paired, plain = (case(problem, replace(dynamics, init=0.1), lr, 0.05) for dynamics in (PAIRED, PLAIN))
     reads = [steps - k * steps // 200 // 2 * 2 for k in range(16)]  # the last step, and others of the last tenth
     far = {}
@@ -129,9 +129,17 @@ def _pursuit_problem(at: At) -> tuple[Problem, torch.Tensor]:
 def annealed(at: At) -> Outcome:
     """Noise annealed to 0 as 1/t: the last iterate comes to basis pursuit weighted by c_j, not to plain min l1."""
     problem, plain = _pursuit_problem(at)
-    steps = at.pick(3_000_000, 12_000_000)
+    steps = at.pick(3_000_000, 20_000_000)
     given = case(problem, PLAIN, 0.01)
-    shots = list(run(given, at.seeds(8), steps, [steps >> k for k in range(10)], schedule=PowerDecay(1.0, steps / 100)))
+    shots = list(
+        run(
+            given,
+            at.seeds(at.pick(8, 16)),
+            steps,
+            [steps >> k for k in range(10)],
+            schedule=PowerDecay(1.0, steps / 100),
+        )
+    )
     weighted = references.basis_pursuit(problem.X, problem.y, penalties.mean_squares(problem.X)).coef
     far, other = (np.stack([distances(s.coef, end) for s in shots if s.coef is not None]) for end in (weighted, plain))
     return Outcome(
