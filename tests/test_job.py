@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lntrain import cli, job, watch
@@ -103,7 +104,7 @@ def test_figures_checkpoint_and_events(folder):
 def test_real_data_is_reported_in_its_own_units(tmp_path):
     cfg = compose(config_name="config", overrides=["problem=diabetes", "steps=500", "model.replicas=null"])
     job.run(cfg, tmp_path)
-    problem = job.instantiate(cfg.problem, _convert_="all")
+    problem = instantiate(cfg.problem, _convert_="all")
     with np.load(tmp_path / "result.npz") as result:
         assert "truth" not in result.files
         back, intercept = problem.original_units(torch.from_numpy(result["mean_coef"]))
