@@ -134,6 +134,13 @@ def gradients(problem: Problem, mean: Tensor, noise: Tensor | None = None) -> Ar
     return ((mean @ problem.X.T - labels) @ problem.X / problem.n).numpy()
 
 
+def compensated(given: Case, last: Snapshot) -> Tensor:
+    """(R, d) the Lasso of each replica for the labels plus their mean realised noise, lambda with its finite-step bias."""
+    lasso, labels = given.effective(), given.problem.y + last.mean_noise
+    solved = [lassos.weighted_lasso(given.problem.X, y, lasso.penalty, positive=lasso.positive).coef for y in labels]
+    return torch.stack(solved)
+
+
 def lambda_seen(case: Case, snapshot: Snapshot) -> Array:
     """(R, k) lambda on the Lasso's support, by the identity of theory.md section 3, every term of it measured.
 

@@ -11,7 +11,7 @@ import torch
 from lntrain import lasso as lassos
 from lntrain import laws, regime
 from lntrain import penalty as penalties
-from lntrain.claims.measure import Array, At, Case, distances, falls, predict, run, slopes, stationary
+from lntrain.claims.measure import Array, At, Case, compensated, distances, falls, predict, run, slopes, stationary
 from lntrain.claims.verdict import Check, Curve, Outcome, Picture
 from lntrain.lasso import LassoSolution
 from lntrain.plan import Dynamics
@@ -151,12 +151,9 @@ def open_band(at: At) -> Outcome:
         given = at_level(problem, float(level), 0.01)
         *_, last = run(given, at.seeds(8, str(level)), steps)
         assert last.mean_coef is not None
-        lasso = given.effective()
-        labels = problem.y + last.mean_noise
-        ends = [lassos.weighted_lasso(problem.X, y, lasso.penalty, positive=True).coef for y in labels]
-        far.append((last.mean_coef - torch.stack(ends)).norm(dim=-1).numpy() / float(problem.coef.norm()))  # type: ignore[union-attr]
+        far.append((last.mean_coef - compensated(given, last)).norm(dim=-1).numpy() / float(problem.coef.norm()))  # type: ignore[union-attr]
         sizes[0].append(last.mean_coef.abs().sum(-1).numpy())
-        sizes[1].append(float(lasso.coef.abs().sum()))
+        sizes[1].append(float(given.effective().coef.abs().sum()))
     supports = [int(at_level(problem, float(level), 0.01).lasso.support.sum()) for level in levels]
     note = f"support of the Lasso from delta_minus {found.delta_minus:.3g} to delta_plus {found.delta_plus:.3g}: {supports} (truth: 3)"
     check = Check(
