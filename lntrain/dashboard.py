@@ -84,7 +84,7 @@ class Dashboard:
         layout = {name: dict(charts) for name, charts in LAYOUT.items()} if layout is None else layout
         if replicas:
             charts = {title: ["Margin", [tag, f"{tag}_low", f"{tag}_high"]] for title, tag in BANDS.items()}
-            layout["Mean over replicas, and one standard deviation"] = charts
+            layout["Mean and one standard deviation, over replicas or seeds"] = charts
         if purge_step is None and layout:
             self.writer.add_custom_scalars(layout)
 
