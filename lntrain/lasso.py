@@ -14,6 +14,7 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 GAP = 1e-6  # relative duality gap that every reference must meet
+SMALL = 200_000  # numbers of X up to which the whole path costs little
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,18 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
     scaled = csc_array(X @ diags_array(1 / weights)) if sparse else np.asfortranarray(X / weights)
     coef = np.zeros(X.shape[1]) if start is None else as_float64(start) * weights
     gap = np.inf
-    for attempt in (*(() if start is None else ("signs",)), 1e-9, 1e-12, *(() if sparse else ("lars",))):
+    lars = () if sparse else ("lars",)
+    # coordinate descent finds the signs soon or, at small penalties, never: then the path is sooner there, where X is small
+    attempts = ("soon", "signs", *(lars if X.shape[0] * X.shape[1] <= SMALL else ()), 1e-9, 1e-12, *lars)
+    for attempt in (*(() if start is None else ("signs",)), *attempts):
         if attempt == "signs":
             coef = _solve_on_signs(scaled, y, alpha, coef)
         elif attempt == "lars":
             coef = _solve_by_lars(scaled, y, alpha, positive)
+        elif attempt == "soon":
+            coef = _solve(scaled, y, alpha, coef, positive, 1e-5, 500)
         else:
-            coef = _solve(scaled, y, alpha, coef, positive, float(attempt))
+            coef = _solve(scaled, y, alpha, coef, positive, float(attempt), 100_000)
         gap = duality_gap(X, y, penalty, coef / weights, positive)
         if gap <= GAP:
             solution = torch.from_numpy(coef / weights)
@@ -191,13 +197,13 @@ def closed_form_lasso(X: Any, y: Any, penalty: Any, signs: Any, *, positive: boo
     )
 
 
-def _solve(X: Array, y: Array, alpha: float, start: Array, positive: bool, tol: float) -> Array:
+def _solve(X: Array, y: Array, alpha: float, start: Array, positive: bool, tol: float, most: int) -> Array:
     from sklearn import config_context
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import Lasso
 
     solver = Lasso(
-        alpha=alpha, fit_intercept=False, positive=positive, tol=tol, max_iter=100_000, warm_start=True, copy_X=False
+        alpha=alpha, fit_intercept=False, positive=positive, tol=tol, max_iter=most, warm_start=True, copy_X=False
     )
     solver.coef_ = start.copy()
     # the input is checked and ours: scikit-learn's own checks took half of the time
