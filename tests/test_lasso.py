@@ -126,7 +126,7 @@ def test_no_warning_leaks_and_filters_come_back():
 
 
 def test_a_gap_out_of_reach_is_an_error(monkeypatch):
-    monkeypatch.setattr("lntrain.lasso._solve", lambda X, y, alpha, start, positive, tol: start)
+    monkeypatch.setattr("lntrain.lasso._solve", lambda X, y, alpha, start, positive, tol, most: start)
     monkeypatch.setattr("lntrain.lasso._solve_by_lars", lambda X, y, alpha, positive: np.zeros(X.shape[1]))
     with pytest.raises(RuntimeError, match=r"relative duality gap of .* raise the penalty"):
         weighted_lasso(WIDE.X, WIDE.y, 0.05)
