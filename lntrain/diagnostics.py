@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lntrain.lasso import LassoSolution, as_float64, lasso_objective, weighted_lasso
+from lntrain.lasso import LassoSolution, as_float64, moved_lasso
 from lntrain.problem import Problem
 from lntrain.train import Snapshot
 
@@ -31,32 +32,32 @@ def off_support(log_weights: Tensor, earlier: Tensor, step: int, earlier_step: i
     return ((earlier - log_weights > FALL * share) | (log_weights < SUNK)).all(-2)
 
 
-def distance(coef: Tensor, reference: Tensor) -> float:
-    """||coef - reference|| / ||reference||; without the division where the reference is zero."""
-    size = float(torch.linalg.vector_norm(reference))
-    return float(torch.linalg.vector_norm(coef - reference)) / (size or 1.0)
+def distance(coef: Tensor, reference: Tensor) -> Tensor:
+    """||coef - reference|| / ||reference|| over the last axis; without the division where the reference is zero."""
+    away: Tensor = torch.linalg.vector_norm(coef - reference, dim=-1)
+    size = torch.linalg.vector_norm(reference, dim=-1)
+    return away / torch.where(size > 0, size, 1.0)
 
 
-def kkt_residual(gradient: Tensor, coef: Tensor, penalty: Tensor, off: Tensor, positive: bool = False) -> float:
+def kkt_residual(gradient: Tensor, coef: Tensor, penalty: Tensor, off: Tensor, positive: bool = False) -> Tensor:
     """max_j |g_j + lambda_j s_j| / lambda_j over the best subgradient: s = sign(coef) on, free in [-1, 1] off.
 
-    >>> kkt_residual(torch.tensor([-0.75, 0.5]), torch.tensor([1.0, 0.0]), torch.ones(2), torch.tensor([False, True]))
+    >>> kkt_residual(torch.tensor([-0.75, 0.5]), torch.tensor([1.0, 0.0]), torch.ones(2), torch.tensor([False, True])).item()
     0.25
     """
     on = (gradient + penalty * torch.sign(coef)).abs() / penalty
     zero = ((-gradient if positive else gradient.abs()) - penalty).clamp_min(0) / penalty
-    return float(torch.where(off, zero, on).max())
+    return torch.where(off, zero, on).amax(-1)
 
 
-def support_scores(found: Tensor, true: Tensor) -> dict[str, float]:
-    """Precision, recall and F1 of a support against another; 1 where both are empty."""
-    hit, claimed, wanted = int((found & true).sum()), int(found.sum()), int(true.sum())
-    if not claimed and not wanted:
-        return {"support_precision": 1.0, "support_recall": 1.0, "support_f1": 1.0}
+def support_scores(found: Tensor, true: Tensor) -> dict[str, Tensor]:
+    """Precision, recall and F1 of supports against others, over the last axis; 1 where both are empty."""
+    hit, claimed, wanted = (support.sum(-1).double() for support in (found & true, found, true))
+    empty = (claimed + wanted == 0).double()
     return {
-        "support_precision": hit / claimed if claimed else 0.0,
-        "support_recall": hit / wanted if wanted else 0.0,
-        "support_f1": 2 * hit / (claimed + wanted),
+        "support_precision": torch.maximum(hit / claimed.clamp_min(1), empty),
+        "support_recall": torch.maximum(hit / wanted.clamp_min(1), empty),
+        "support_f1": torch.maximum(2 * hit / (claimed + wanted).clamp_min(1), empty),
     }
 
 
@@ -76,59 +77,77 @@ def evaluate(
     Returns:
         name -> value; with replicas the mean over them, and its standard deviation as name + "_sd".
     """
-    many = snapshot.loss.ndim > 0
-    rows = []
-    for r in range(len(snapshot.loss) if many else 1):
-        lasso = reference[r] if isinstance(reference, Sequence) else reference
-        own = lasso.penalty if lasso is not None and penalty is None else penalty
-        lam = None if own is None else torch.as_tensor(own, dtype=torch.float64)
-        rows.append(
-            _evaluate_one(
-                problem, snapshot, r if many else None, lasso, lam[r] if lam is not None and lam.ndim == 2 else lam
-            )
-        )
-    row = {"step": float(snapshot.step)}
-    for key in rows[0]:
-        values = torch.tensor([each[key] for each in rows], dtype=torch.float64)
+    return summarise(snapshot.step, measure(problem, snapshot, reference, penalty))
+
+
+def summarise(step: int, columns: Mapping[str, Tensor]) -> dict[str, float]:
+    """A row of the columns that `measure` gives: each mean, and with several replicas its standard deviation."""
+    row = {"step": float(step)}
+    for key, values in columns.items():
         row[key] = float(values.mean())
-        if len(rows) > 1:
+        if len(values) > 1:
             row[f"{key}_sd"] = float(values.std())
     return row
 
 
-def _evaluate_one(
-    problem: Problem, snapshot: Snapshot, r: int | None, lasso: LassoSolution | None, penalty: Tensor | None
-) -> dict[str, float]:
-    def pick(values: Tensor) -> Tensor:
-        return (values if r is None else values[r]).detach().cpu().double()
+def measure(
+    problem: Problem,
+    snapshot: Snapshot,
+    reference: LassoSolution | Sequence[LassoSolution] | None,
+    penalty: Any = None,
+) -> dict[str, Tensor]:
+    """`evaluate` before the mean: name -> (R,) values, (1,) without replicas."""
+    many = snapshot.loss.ndim > 0
 
-    row = {"train_loss": float(pick(snapshot.loss))}
+    def rows(values: Tensor) -> Tensor:
+        return (values if many else values[None]).detach().cpu().double()
+
+    columns = {"train_loss": rows(snapshot.loss)}
     if snapshot.coef is None or snapshot.mean_coef is None:
-        return row
-    X, y = as_float64(problem.X), problem.y.detach().cpu().double()
-    last, mean = pick(snapshot.coef), pick(snapshot.mean_coef)
-    row["l1_norm_last"], row["l1_norm_mean"] = float(last.abs().sum()), float(mean.abs().sum())
+        return columns
+    last, mean = rows(snapshot.coef), rows(snapshot.mean_coef)
+    columns["l1_norm_last"], columns["l1_norm_mean"] = last.abs().sum(-1), mean.abs().sum(-1)
     if problem.coef is not None:
         truth = problem.coef.cpu().double()
-        row["distance_truth_mean"], row["distance_truth_last"] = distance(mean, truth), distance(last, truth)
-    if lasso is None or penalty is None:
-        return row
-    labels = y + pick(snapshot.mean_noise)
-    compensated = weighted_lasso(X, labels, penalty, positive=lasso.positive, start=lasso.coef)
-    row["distance_mean"], row["distance_last"] = distance(mean, lasso.coef), distance(last, lasso.coef)
-    row["distance_compensated"] = distance(mean, compensated.coef)
-    objective = lasso_objective(X, y, penalty, mean)
-    row["suboptimality_mean"] = (objective - lasso.objective) / lasso.objective if lasso.objective else 0.0
-    gradient = torch.from_numpy(X.T @ (X @ mean.numpy() - labels.numpy())) / len(y)
-    off = mean.abs() <= 1e-3 * mean.abs().max()  # a model without log-weights
+        columns["distance_truth_mean"], columns["distance_truth_last"] = distance(mean, truth), distance(last, truth)
+    if reference is None:
+        return columns
+    lassos = [reference] * len(mean) if isinstance(reference, LassoSolution) else list(reference)
+    off = mean.abs() <= 1e-3 * mean.abs().amax(-1, keepdim=True)  # a model without log-weights
     if snapshot.log_weights is not None and snapshot.earlier_log_weights is not None:
-        now, before = pick(snapshot.log_weights), pick(snapshot.earlier_log_weights)
+        now, before = rows(snapshot.log_weights), rows(snapshot.earlier_log_weights)
         off = off_support(now, before, snapshot.step, snapshot.earlier_step)
-    row["kkt_residual"] = kkt_residual(gradient, mean, penalty, off, lasso.positive)
-    on = lasso.support
-    row["lambda_ratio"] = (
-        float((-torch.sign(lasso.coef[on]) * gradient[on] / penalty[on]).mean()) if bool(on.any()) else float("nan")
-    )
-    row.update(support_scores(~off, on))
-    row["support_size"] = float((~off).sum())
-    return row
+    return columns | _against(problem, lassos, penalty, last, mean, rows(snapshot.mean_noise), off)
+
+
+def _against(
+    problem: Problem, lassos: Sequence[LassoSolution], penalty: Any, last: Tensor, mean: Tensor, noise: Tensor, off: Tensor
+) -> dict[str, Tensor]:  # fmt: skip
+    """Each row's figures against its own Lasso."""
+    X, y = as_float64(problem.X), problem.y.detach().cpu().double()
+    if penalty is not None:
+        lam = torch.as_tensor(penalty, dtype=torch.float64).expand(len(mean), problem.d)
+        lassos = [
+            lasso if torch.equal(lasso.penalty, own) else replace(lasso, penalty=own)
+            for lasso, own in zip(lassos, lam, strict=True)
+        ]
+    lam, beta = torch.stack([lasso.penalty for lasso in lassos]), torch.stack([lasso.coef for lasso in lassos])
+    compensated = moved_lasso(X, y, noise, lassos)
+
+    def fitted(coef: Tensor) -> Tensor:
+        return torch.from_numpy((X @ coef.numpy().T).T)
+
+    objective = (y - fitted(mean)).square().sum(-1) / (2 * len(y)) + (lam * mean.abs()).sum(-1)
+    best = torch.tensor([lasso.objective for lasso in lassos], dtype=torch.float64)
+    gradient = torch.from_numpy((X.T @ (fitted(mean) - y - noise).numpy().T).T) / len(y)
+    on = beta != 0
+    return {
+        "distance_mean": distance(mean, beta),
+        "distance_last": distance(last, beta),
+        "distance_compensated": distance(mean, compensated),
+        "suboptimality_mean": torch.where(best != 0, (objective - best) / torch.where(best != 0, best, 1.0), 0.0),
+        "kkt_residual": kkt_residual(gradient, mean, lam, off, lassos[0].positive),
+        "lambda_ratio": torch.where(on, -torch.sign(beta) * gradient / lam, 0.0).sum(-1) / on.sum(-1),
+        **support_scores(~off, on),
+        "support_size": (~off).sum(-1).double(),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, diags_array, issparse
 from torch import Tensor
+
+from lntrain import homotopy
 
 Array = NDArray[np.float64]
 GAP = 1e-6  # relative duality gap that every reference must meet
@@ -62,15 +65,18 @@ def lasso_objective(X: Any, y: Any, penalty: Any, coef: Any) -> float:
     return float(residual @ residual / (2 * len(y)) + penalty @ np.abs(coef))
 
 
-def duality_gap(X: Array, y: Array, penalty: Array, coef: Array, positive: bool = False) -> float:
-    """Relative gap (F - D(theta)) / F, theta the residual scaled to be feasible: |x_j.theta| <= n lambda_j."""
-    n, residual = len(y), y - X @ coef
-    slope = X.T @ residual / n
-    over = float(np.max((slope if positive else np.abs(slope)) / penalty, initial=0.0))
-    theta = residual / max(1.0, over)
-    primal = residual @ residual / (2 * n) + penalty @ np.abs(coef)
-    dual = (y @ y - (y - theta) @ (y - theta)) / (2 * n)
-    return float((primal - dual) / primal) if primal > 0 else 0.0
+def duality_gap(X: Array, y: Array, penalty: Array, coef: Array, positive: bool = False) -> Any:
+    """Relative gap (F - D(theta)) / F, theta the residual scaled to be feasible: |x_j.theta| <= n lambda_j.
+
+    y (..., n), penalty and coef (..., d): a gap for each.
+    """
+    n, residual = y.shape[-1], y - (X @ coef.T).T
+    slope = (X.T @ residual.T).T / n
+    over = np.max((slope if positive else np.abs(slope)) / penalty, axis=-1, initial=0.0)
+    theta = residual / np.maximum(1.0, over)[..., None]
+    primal = (residual**2).sum(-1) / (2 * n) + (penalty * np.abs(coef)).sum(-1)
+    dual = ((y**2).sum(-1) - ((y - theta) ** 2).sum(-1)) / (2 * n)
+    return np.where(primal > 0, (primal - dual) / np.where(primal > 0, primal, 1.0), 0.0)[()]
 
 
 def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, start: Any = None) -> LassoSolution:
@@ -110,8 +116,8 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
     coef = np.zeros(X.shape[1]) if start is None else as_float64(start) * weights
     gap = np.inf
     lars = () if sparse else ("lars",)
-    # coordinate descent finds the signs soon or, at small penalties, never: then the path is sooner there, where X is small
-    attempts = ("soon", "signs", *(lars if X.shape[0] * X.shape[1] <= SMALL else ()), 1e-9, 1e-12, *lars)
+    # where X is small the whole path is soonest; elsewhere coordinate descent finds the signs soon or, at small penalties, never
+    attempts = (*(lars if X.shape[0] * X.shape[1] <= SMALL else ()), "soon", "signs", 1e-9, 1e-12, *lars)
     for attempt in (*(() if start is None else ("signs",)), *attempts):
         if attempt == "signs":
             coef = _solve_on_signs(scaled, y, alpha, coef)
@@ -121,7 +127,7 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
             coef = _solve(scaled, y, alpha, coef, positive, 1e-5, 500)
         else:
             coef = _solve(scaled, y, alpha, coef, positive, float(attempt), 100_000)
-        gap = duality_gap(X, y, penalty, coef / weights, positive)
+        gap = float(duality_gap(X, y, penalty, coef / weights, positive))
         if gap <= (EXACT if attempt in ("soon", "signs") else GAP):
             solution = torch.from_numpy(coef / weights)
             objective = lasso_objective(X, y, penalty, solution)
@@ -130,6 +136,37 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
         f"scikit-learn's Lasso stopped at a relative duality gap of {gap:.1e} (wanted {GAP:g}): "
         f"raise the penalty (its mean is {alpha:.3g}) or standardise the columns of X"
     )
+
+
+def moved_lasso(X: Any, y: Any, changes: Any, solutions: Sequence[LassoSolution]) -> Tensor:
+    """The weighted Lasso at labels y + change for each solution at labels y: exact, within the same gap.
+
+    Args:
+        X: (n, d), dense or scipy.sparse. y: (n,). changes: (R, n). solutions: R of them.
+
+    Returns:
+        (R, d) coefficients.
+
+    Raises:
+        As `weighted_lasso`.
+
+    >>> start = weighted_lasso([[1.0], [1.0]], [1.0, 1.0], 0.25)
+    >>> moved_lasso([[1.0], [1.0]], [1.0, 1.0], [[1.0, 0.0]], [start]).tolist()
+    [[1.25]]
+    """
+    X, y, changes = as_float64(X), as_float64(y), as_float64(changes)
+    starts = np.stack([as_float64(solution.coef) for solution in solutions])
+    penalties = np.stack([as_float64(solution.penalty) for solution in solutions])
+    coef, gaps, positive = starts.copy(), np.full(len(solutions), np.inf), solutions[0].positive
+    if not issparse(X) and X.size <= SMALL:
+        rows = np.ascontiguousarray(X.T)
+        for r in range(len(starts)):
+            coef[r], _ = homotopy.follow(rows, y, changes[r], penalties[r], positive, starts[r])
+        gaps = duality_gap(X, y + changes, penalties, coef, positive)
+    for r in np.flatnonzero(~(gaps <= GAP)).tolist():
+        solved = weighted_lasso(X, y + changes[r], penalties[r], positive=positive, start=starts[r])
+        coef[r] = as_float64(solved.coef)
+    return torch.from_numpy(coef)
 
 
 def weighted_lasso_path(
@@ -189,7 +226,7 @@ def closed_form_lasso(X: Any, y: Any, penalty: Any, signs: Any, *, positive: boo
     coef[on] = np.linalg.solve(used.T @ used / len(y), used.T @ y / len(y) - penalty[on] * sign[on])
     if (np.sign(coef[on]) != sign[on]).any():
         raise ValueError("a coefficient changes its sign: the penalty is beyond delta_minus, take weighted_lasso")
-    gap = duality_gap(X, y, penalty, coef, positive)
+    gap = float(duality_gap(X, y, penalty, coef, positive))
     if gap > GAP:
         raise ValueError(f"the relative duality gap is {gap:.1e}: the domination condition fails, take weighted_lasso")
     solution = torch.from_numpy(coef)
@@ -230,7 +267,11 @@ def _solve_on_signs(X: Any, y: Array, alpha: float, start: Array) -> Array:
 
 
 def _solve_by_lars(X: Array, y: Array, alpha: float, positive: bool) -> Array:
-    """The exact path down to alpha: slower, but coordinate descent stalls at very small penalties."""
+    """The exact path: coordinate descent stalls at very small penalties. At ties scikit-learn's goes on."""
+    penalty = np.full(X.shape[1], alpha)
+    coef, through = homotopy.follow(X.T, np.zeros_like(y), y, penalty, positive, np.zeros(X.shape[1]))
+    if through:
+        return np.asarray(coef)
     from sklearn.linear_model import lars_path
 
     with warnings.catch_warnings():

@@ -106,7 +106,7 @@ def _finish(
 ) -> dict[str, Any]:  # fmt: skip
     assert snapshot.mean_coef is not None
     mean = snapshot.mean_coef.cpu()
-    distances = [distance(m, lasso.coef) for m, lasso in zip(mean, references, strict=True)]
+    distances = [float(distance(m, lasso.coef)) for m, lasso in zip(mean, references, strict=True)]
     dense = np.geomspace(alphas[0], alphas[-1], 400)
     curve = lasso_path(problem, dense, positive=references[0].positive)
     figure = plots.path(

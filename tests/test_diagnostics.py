@@ -157,7 +157,7 @@ def test_replicas_are_scored_alone_then_mean_and_sd():
     other = weighted_lasso(PROBLEM.X, PROBLEM.y, 2 * PENALTY)
     own = evaluate(PROBLEM, dataclasses.replace(singles[0], **stacked), [REFERENCE, REFERENCE, other])
     assert own["distance_last"] == pytest.approx(
-        (0 + 0 + distance(BETA, other.coef)) / 3, rel=1e-6
+        (0 + 0 + float(distance(BETA, other.coef))) / 3, rel=1e-6
     )  # each against its own Lasso
 
 

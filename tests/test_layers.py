@@ -13,7 +13,7 @@ import lntrain
 
 ROOT = Path(lntrain.__file__).parent
 LAYERS = [
-    {"stream", "schedule", "config"},
+    {"stream", "schedule", "config", "homotopy"},
     {"problem", "model", "noise", "curvature", "networks", "replicas"},
     {"readers", "quadratic", "images", "controls"},
     {"optim", "penalty"},

@@ -70,7 +70,7 @@ def compensated_rate(at: At) -> Outcome:
     for shot in run(given, at.seeds(16), int(steps[-1]), steps.tolist()):
         assert shot.mean_coef is not None
         pairs = zip(gradients(given.problem, shot.mean_coef, shot.mean_noise), shot.mean_coef, strict=True)
-        errors.append([kkt_residual(torch.from_numpy(g), b, lasso.penalty, ~lasso.support) for g, b in pairs])
+        errors.append([float(kkt_residual(torch.from_numpy(g), b, lasso.penalty, ~lasso.support)) for g, b in pairs])
     return Outcome(
         [Check("slope of log error on log T", RATES["compensated"], slopes(steps, np.array(errors)), precision=0.15)],
         Picture([Curve("KKT error, compensated", steps, np.array(errors))], "step", "relative KKT error", True, True),

@@ -171,7 +171,7 @@ def supports(at: At) -> Outcome:
         records = [steps // 3 + steps * k // 24 for k in range(17)]
         shots = [shot.log_weights for shot in run(given, at.seeds(replicas, f"noise {seed}"), records[-1], records)]
         kept = torch.stack([logs for logs in shots if logs is not None])
-        scores.append(support_scores(laws.lyapunov_support(kept, records), given.lasso.support)["support_f1"])
+        scores.append(float(support_scores(laws.lyapunov_support(kept, records), given.lasso.support)["support_f1"]))
         used.append(found.margin_signed)
         rate = laws.predicted_exponents(problem.X, problem.y, given.effective(), lr=given.lr).numpy()
         moved = (kept[4] - kept[0]).mean(0).numpy() / (records[4] - records[0])
