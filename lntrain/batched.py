@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,99 +14,160 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lntrain import build, job
+from lntrain import build, job, runfolder
 from lntrain.dashboard import Dashboard
-from lntrain.files import write_atomically, write_checkpoint, write_json
+from lntrain.diagnostics import measure, summarise
+from lntrain.files import write_checkpoint, write_json
 from lntrain.model import DiagonalLinear
 from lntrain.optim import LabelNoiseSGD
 from lntrain.report import result_text
 from lntrain.schedule import Schedule
+from lntrain.sweep_jobs import Text, settings, sparing, varied, write_config
 from lntrain.train import GROWTH, DivergenceError, Snapshot, train
 from lntrain.watch import Interruption, signals, watch
 
 BATCHABLE = ("optimizer.lr", "noise.std", "penalty.alpha", "penalty.alpha_ratio", "model.init", "seed")
+CHOSEN = (*BATCHABLE, "steps")  # what `build` writes into a configuration, too
+
+
+@dataclass(frozen=True)
+class Place:
+    """A job as the sweep gives it: its folder, locked by the caller, its overrides and the values that are its own."""
+
+    folder: Path
+    overrides: Sequence[str]
+    values: Mapping[str, Any]
+
+    @property
+    def planned(self) -> tuple[tuple[str, Any], ...]:
+        """The values but the seed: they share a plan."""
+        return tuple((key, value) for key, value in self.values.items() if key != "seed")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A configuration with the numbers that its plan chose, what it builds, and its text for any seed."""
+
+    cfg: DictConfig
+    built: build.Job
+    text: Callable[[Mapping[str, Any]], str]
 
 
 @dataclass(frozen=True)
 class Member:
     """A job of the batch: its rows among the replicas are `rows`, or the one row `rows` of a single network."""
 
-    folder: Path
-    cfg: DictConfig
+    place: Place
+    plan: Planned
     built: build.Job
     rows: slice | int
     history: job.History
     dashboard: Dashboard
 
     @property
+    def folder(self) -> Path:
+        return self.place.folder
+
+    @property
     def streams(self) -> list[int]:
         """The noise streams that its networks have when it runs alone."""
-        return list(range(self.cfg.model.replicas or 1))
+        return list(range(self.plan.cfg.model.replicas or 1))
 
 
 def batchable(cfg: DictConfig) -> bool:
-    """Whether a job may be part of a batch: plain training that is not expected to diverge at once."""
+    """Whether a job may be part of a batch: plain training of a diagonal network."""
     return bool(cfg.task == "train" and cfg.model._target_ == "lntrain.DiagonalLinear")
 
 
-def run_batch(cfgs: Sequence[DictConfig], folders: Sequence[Path], begin: Callable[[int], None]) -> list[int]:
-    """Train all as replicas of one model; the numbers of those that must run alone, which are left untouched.
+def run_batch(base: DictConfig, places: Sequence[Place]) -> list[Place]:
+    """Train all as replicas of one model; those that must run alone, which are left untouched.
 
     Args:
-        cfgs: equal but for the keys BATCHABLE. folders: where each belongs, locked by the caller.
-        begin: called with a job's number before the first file is written to its folder.
+        base: the configuration of all but for their own values, whose keys are BATCHABLE.
     """
-    built, alone = _build(cfgs)
-    sizes: dict[int, list[int]] = {}
-    for k, (cfg, _) in built.items():
-        sizes.setdefault(int(cfg.steps), []).append(k)
-    for chosen in sizes.values():
+    work = base.copy()
+    places = [replace(place, values=_typed(work, place.values)) for place in places]
+    if not places or _linked(base, places[0].values):
+        return list(places)
+    plans, alone = _plans(sparing(base), places)
+    alike: dict[tuple[int, bool], list[Place]] = {}
+    for place in places:
+        if place.planned in plans:
+            plan = plans[place.planned].built.plan
+            alike.setdefault((plan.steps, plan.reference is None), []).append(place)
+    begin = _Begin(base, list(places[0].values))
+    for chosen in alike.values():
         while chosen:
-            bad = _run_together([built[k] for k in chosen], [folders[k] for k in chosen], [(begin, k) for k in chosen])
+            bad = _run_together(chosen, plans, begin)
             if not bad:
                 break
             alone += [chosen[i] for i in bad]  # they diverge again there, and say how
-            chosen = [k for i, k in enumerate(chosen) if i not in bad]
+            chosen = [place for i, place in enumerate(chosen) if i not in bad]
     return alone
 
 
-def _build(cfgs: Sequence[DictConfig]) -> tuple[dict[int, tuple[DictConfig, build.Job]], list[int]]:
-    """number -> (configuration with the chosen numbers, job): a plan serves all seeds; and the numbers of the others."""
-    plans: dict[str, tuple[DictConfig, build.Job]] = {}
-    built: dict[int, tuple[DictConfig, build.Job]] = {}
-    alone = []
-    for k, cfg in enumerate(cfgs):
-        key = repr([OmegaConf.select(cfg, name) for name in BATCHABLE if name != "seed"])
+def _typed(cfg: DictConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the values into `cfg`; they come back of the type that the schema says."""
+    for key, value in values.items():
+        OmegaConf.update(cfg, key, value)
+    return {key: OmegaConf.select(cfg, key) for key in values}
+
+
+def _linked(base: DictConfig, values: Mapping[str, Any]) -> bool:
+    """Whether another value follows from one of these, by an interpolation."""
+    work = base.copy()
+    other = _typed(work, {key: value + 1 for key, value in values.items()})
+    return settings(work) != varied(settings(base), other)
+
+
+def _plans(base: DictConfig, places: Sequence[Place]) -> tuple[dict[tuple[tuple[str, Any], ...], Planned], list[Place]]:
+    """A plan for all seeds of the same values, and the jobs that cannot have one."""
+    plans: dict[tuple[tuple[str, Any], ...], Planned] = {}
+    text, failed = Text(base, CHOSEN), set()
+    for place in places:
+        if place.planned in plans or place.planned in failed:
+            continue
+        cfg = base.copy()
+        _typed(cfg, place.values)
         try:
-            if key not in plans:
-                first = cfg.copy()
-                plans[key] = (first, build.build(first))
+            built = build.build(cfg)
         except (ValueError, RuntimeError):
-            alone.append(k)  # the usual way records the reason
+            failed.add(place.planned)  # the usual way records the reason
             continue
-        filled, own = plans[key]
-        if own.plan.lr > own.plan.stable_lr:
-            alone.append(k)
-            continue
-        filled = filled.copy()
-        filled.seed = cfg.seed
-        built[k] = (filled, own)
-    return built, alone
+        if built.plan.lr > built.plan.stable_lr:
+            failed.add(place.planned)
+        else:
+            chosen = {key: OmegaConf.select(cfg, key) for key in text.marks}
+            plans[place.planned] = Planned(cfg, built, partial(text, chosen))
+    return plans, [place for place in places if place.planned in failed]
+
+
+class _Begin:
+    """The first files of each job, from one configuration."""
+
+    def __init__(self, base: DictConfig, keys: Sequence[str]) -> None:
+        self.text, self.settings = Text(base, keys), settings(base)
+
+    def __call__(self, place: Place, plan_text: str) -> None:
+        runfolder.begin(place.folder, runfolder.identity(varied(self.settings, place.values)), fresh=True)
+        write_config(place.folder, self.text(place.values), place.overrides)
+        (place.folder / "output.txt").write_text(f"{plan_text}\n")
 
 
 def _run_together(
-    built: Sequence[tuple[DictConfig, build.Job]], folders: Sequence[Path], begin: Sequence[tuple[Callable[[int], None], int]]
+    places: Sequence[Place], plans: Mapping[tuple[tuple[str, Any], ...], Planned], begin: _Begin
 ) -> list[int]:  # fmt: skip
     """One batch of equal steps; the positions of those that diverged (then nothing is finished)."""
     members, first = [], 0
-    for (cfg, own), folder, (start, k) in zip(built, folders, begin, strict=True):
-        start(k)
-        write_atomically(folder / "output.txt", f"{own.plan_text}\n".encode())
+    for place in places:
+        plan = plans[place.planned]
+        cfg, built = plan.cfg, replace(plan.built, seed=place.values.get("seed", plan.built.seed))
+        begin(place, built.plan_text)
         rows: slice | int = first if cfg.model.replicas is None else slice(first, first + cfg.model.replicas)
         first += cfg.model.replicas or 1
-        board = Dashboard(folder, replicas=bool(cfg.model.replicas), settled=cfg.steps // 100)
-        board.text("plan", own.plan_text)
-        members.append(Member(folder, cfg, own, rows, job.History(own, None), board))
+        board = Dashboard(place.folder, replicas=bool(cfg.model.replicas), settled=cfg.steps // 100)
+        board.text("plan", built.plan_text)
+        members.append(Member(place, plan, built, rows, job.History(built, None), board))
     model = _model(members, first)
     try:
         _train(members, model)
@@ -133,10 +195,10 @@ def _model(members: Sequence[Member], replicas: int) -> DiagonalLinear:
 
 def _optimizer(members: Sequence[Member], model: DiagonalLinear) -> LabelNoiseSGD:
     """A step size, a noise level, a seed and a stream for each replica."""
-    cfg = members[0].cfg
+    cfg = members[0].plan.cfg
     rates, stds, seeds = ([] for _ in range(3))  # type: ignore[var-annotated]
     for member in members:
-        for values, value in ((rates, member.built.plan.lr), (stds, member.built.plan.std), (seeds, member.cfg.seed)):
+        for values, value in ((rates, member.built.plan.lr), (stds, member.built.plan.std), (seeds, member.built.seed)):
             values.extend([value] * len(member.streams))
     optimizer: LabelNoiseSGD = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
         model.parameters(), lr=rates[0] if len(set(rates)) == 1 else rates, seed=seeds,
@@ -148,8 +210,8 @@ def _optimizer(members: Sequence[Member], model: DiagonalLinear) -> LabelNoiseSG
 
 def _train(members: Sequence[Member], model: DiagonalLinear) -> None:
     """The loop of `job`, for all members at each snapshot."""
-    first, began, folder = members[0], time.monotonic(), members[0].folder
-    cfg, schedule = first.cfg, first.built.lr_schedule
+    first, began, folder = members[0], time.monotonic(), members[0].folder.parent
+    cfg, schedule = first.plan.cfg, first.built.lr_schedule
     snapshots = train(
         model, _optimizer(members, model), first.built.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
         loss_scale=cfg.loss_scale, lr_schedule=schedule, engine=cfg.engine, snapshots=build.points(cfg.steps, cfg.points_per_octave),
@@ -158,38 +220,56 @@ def _train(members: Sequence[Member], model: DiagonalLinear) -> None:
     def save(snapshot: Snapshot) -> None:
         whole, elapsed = snapshot.state_dict(), (time.monotonic() - began) / len(members)
         for member in members:
-            text, state = OmegaConf.to_yaml(member.cfg), part_of_state(whole, member, schedule, snapshot.step)
+            member.history.trim_metrics(member.folder)
+            member.dashboard.flush()
+            text, state = (
+                member.plan.text({"seed": member.built.seed}),
+                part_of_state(whole, member, schedule, snapshot.step),
+            )
             write_checkpoint(member.folder, {"config": text, "state": state, "history": member.history.state(elapsed)})
 
     try:
         with signals() as asked:
             for snapshot in watch(
-                snapshots, steps=cfg.steps, start=0, every=cfg.checkpoint_every, save=save, asked=asked, folder=folder.parent,
+                snapshots, steps=cfg.steps, start=0, every=cfg.checkpoint_every, save=save, asked=asked, folder=folder,
                 label=f"{len(members)} jobs at once",
             ):  # fmt: skip
                 if snapshot.scheduled:
-                    for member in members:
-                        _record(member, part_of(snapshot, member, schedule))
+                    _record(members, snapshot, schedule)
             save(snapshot)
     except Interruption as stop:
         for member in members:
             write_json(
                 member.folder / "summary.json",
-                {**dict.fromkeys(job.SUMMARY), "seed": member.cfg.seed, "status": "interrupted"},
+                {**dict.fromkeys(job.SUMMARY), "seed": member.built.seed, "status": "interrupted"},
             )
-        raise Interruption(stop.code - 128, folder.parent) from None
+        raise Interruption(stop.code - 128, folder) from None
     seconds = (time.monotonic() - began) / len(members)
     for member in members:
         _finish(member, part_of(snapshot, member, schedule), seconds)
 
 
-def _record(member: Member, snapshot: Snapshot) -> None:
-    with (member.folder / "metrics.jsonl").open("a") as metrics:
-        job.record(member.cfg, member.built, member.history, member.dashboard, metrics, snapshot)
+def _record(members: Sequence[Member], snapshot: Snapshot, schedule: Schedule | None) -> None:
+    """All networks are measured at once, each against its own Lasso."""
+    lassos = [member.built.plan.reference for member in members for _ in member.streams]
+    known = None if lassos[0] is None else [lasso for lasso in lassos if lasso is not None]
+    columns = measure(members[0].built.problem, snapshot, known)
+    plain = {name: values.tolist() for name, values in columns.items()}
+    for member in members:
+        rows = member.rows
+        if isinstance(rows, int):
+            row = {"step": float(snapshot.step), **{name: values[rows] for name, values in plain.items()}}
+        else:
+            row = summarise(snapshot.step, {name: values[rows] for name, values in columns.items()})
+        job.record(
+            member.plan.cfg, member.built, member.history, member.dashboard, part_of(snapshot, member, schedule), row
+        )
 
 
 def _finish(member: Member, snapshot: Snapshot, seconds: float) -> None:
-    summary = job.finish(member.cfg, member.built, member.folder, member.history, member.dashboard, snapshot, seconds)
+    summary = job.finish(
+        member.plan.cfg, member.built, member.folder, member.history, member.dashboard, snapshot, seconds
+    )
     with (member.folder / "output.txt").open("a") as out:
         out.write(f"\n{result_text(summary, member.built.plan.reference)}\n")
 
@@ -216,7 +296,11 @@ def part_of_state(state: dict[str, Any], member: Member, schedule: Schedule | No
     def pick(values: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value[rows].clone() for name, value in values.items()}
 
-    group = {**state["optimizer"]["param_groups"][0], "noise_std": member.built.plan.std, "seed": int(member.cfg.seed)}
+    group = {
+        **state["optimizer"]["param_groups"][0],
+        "noise_std": member.built.plan.std,
+        "seed": int(member.built.seed),
+    }
     group.pop("lr_ratio", None)
     group["lr"] = lr * (1.0 if schedule is None else float(schedule(step)))
     buffers = {key: pick(kept) for key, kept in state["optimizer"]["state"].items()}
@@ -228,7 +312,7 @@ def part_of_state(state: dict[str, Any], member: Member, schedule: Schedule | No
 
 def _diverged(members: Sequence[Member], model: DiagonalLinear) -> list[int]:
     """The positions of those beyond the bound that `train` sets for each alone; all, where none can be named."""
-    scale, problem = members[0].cfg.loss_scale, members[0].built.problem
+    scale, problem = members[0].plan.cfg.loss_scale, members[0].built.problem
     gone = []
     for i, member in enumerate(members):
         with torch.no_grad():

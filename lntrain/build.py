@@ -31,6 +31,7 @@ class Job:
     plan: Plan
     lr_schedule: Schedule | None
     plan_text: str
+    seed: int
 
 
 def build(cfg: DictConfig) -> Job:
@@ -69,7 +70,8 @@ def build(cfg: DictConfig) -> Job:
         else f"batches of {cfg.batch_size} ({cfg.sampling or 'replacement'})",
         "lr": "auto" if automatic else "given",
     }
-    return Job(problem.to(device, dtype), model, optimizer, plan, lr_schedule, plan_text(problem, model, plan, wishes))
+    text = plan_text(problem, model, plan, wishes)
+    return Job(problem.to(device, dtype), model, optimizer, plan, lr_schedule, text, cfg.seed)
 
 
 def device_of(cfg: DictConfig) -> torch.device:

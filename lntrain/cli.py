@@ -90,7 +90,7 @@ def _one_of_many(cfg: DictConfig, folder: Path) -> None:
             if state in ("finished", "changed"):  # since the sweep looked, or by another sweeper than ours
                 print(f"{state:<10}{folder.name}: left as it is", flush=True)
                 return
-            begin_job(cfg, folder, HydraConfig.get().overrides.task, fresh=state != "interrupted")
+            begin_job(cfg, folder, HydraConfig.get().overrides.task, own=own, fresh=state != "interrupted")
             with (folder / "output.txt").open("a") as out, redirect_stdout(out), redirect_stderr(out):
                 _run(sparing(cfg), folder, multirun=True, resume=state == "interrupted")
     except runfolder.Locked as error:

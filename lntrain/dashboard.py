@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from lntrain.events import Writer
+
 # metric -> tag; the groups are TensorBoard's sections
 TAGS = {
     "distance_mean": "distance/mean",
@@ -79,7 +81,7 @@ class Dashboard:
         settled: int = 0,
         layout: dict[str, Any] | None = None,
     ) -> None:
-        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self.writer = Writer(str(folder), purge_step=purge_step)
         self.replicas, self.settled = replicas, settled
         layout = {name: dict(charts) for name, charts in LAYOUT.items()} if layout is None else layout
         if replicas:
@@ -128,6 +130,10 @@ class Dashboard:
             f"result/{name}": value for name, value in chosen.items() if value is not None and math.isfinite(value)
         }
         write_hparams(self.writer, hparams, metrics, step)
+        self.writer.flush()
+
+    def flush(self) -> None:
+        """Write what is kept: a checkpoint counts on the events before it."""
         self.writer.flush()
 
     def close(self) -> None:

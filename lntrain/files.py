@@ -16,14 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside, flush to disk, then rename: a reader or a kill never sees half a file."""
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write beside, flush to disk, then rename: a reader or a kill never sees half a file.
+
+    What no later run depends on need not be `durable`, flushed before a loss of power.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with beside.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     beside.replace(path)
 
 

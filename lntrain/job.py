@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,9 +98,9 @@ class History:
         return {"rows": self.rows, "last": self.last, "mean": self.mean, "seconds": self.seconds + seconds}
 
     def trim_metrics(self, folder: Path) -> None:
-        """metrics.jsonl as of the checkpoint: an interrupted run may have written past it."""
+        """metrics.jsonl as of the checkpoint, which holds its rows: an interrupted run may have written past it."""
         lines = "".join(to_json(row) for row in self.rows)
-        write_atomically(folder / "metrics.jsonl", lines.encode())
+        write_atomically(folder / "metrics.jsonl", lines.encode(), durable=False)
 
     def column(self, name: str) -> list[float]:
         """One metric over the rows."""
@@ -124,9 +124,11 @@ def _train(
         snapshots=points(cfg.steps, cfg.points_per_octave),
     )  # fmt: skip
 
+    text = OmegaConf.to_yaml(cfg)
+
     def save(snapshot: Snapshot) -> None:
-        text = OmegaConf.to_yaml(cfg)
         elapsed = time.monotonic() - began
+        dashboard.flush()
         write_checkpoint(folder, {"config": text, "state": snapshot.state_dict(), "history": history.state(elapsed)})
 
     done: Snapshot | None = None
@@ -137,7 +139,9 @@ def _train(
             ):  # fmt: skip
                 done = snapshot
                 if snapshot.scheduled and snapshot.step > history.step:
-                    record(cfg, job, history, dashboard, metrics, snapshot)
+                    row = evaluate(job.problem, snapshot, job.plan.reference, job.plan.penalty)
+                    metrics.write(to_json(row))
+                    record(cfg, job, history, dashboard, snapshot, row)
         except DivergenceError:
             if done is not None:
                 save(done)
@@ -148,13 +152,11 @@ def _train(
 
 
 def record(
-    cfg: DictConfig, job: Job, history: History, dashboard: Dashboard, metrics: TextIO, snapshot: Snapshot
+    cfg: DictConfig, job: Job, history: History, dashboard: Dashboard, snapshot: Snapshot, row: dict[str, float]
 ) -> None:
-    """Measure a scheduled snapshot: into the history, metrics.jsonl and TensorBoard."""
+    """A scheduled snapshot's metrics into the history and TensorBoard."""
     reference, mean = job.plan.reference, snapshot.mean_coef
-    row = evaluate(job.problem, snapshot, reference, job.plan.penalty)
     history.add(snapshot, row)
-    metrics.write(to_json(row))
     lines = {"one": 1.0}
     if reference is not None:
         lines |= {"l1": float(reference.coef.abs().sum()), "support": float(reference.support.sum())}
@@ -171,7 +173,7 @@ def finish(
     summary |= {name: value for name, value in row.items() if name != "step"}
     summary |= {
         "alpha": plan.alpha, "alpha_ratio": plan.alpha_ratio, "lr": plan.lr, "std": plan.std, "steps": snapshot.step,
-        "seconds": seconds, "steps_per_second": snapshot.step / seconds, "seed": cfg.seed, "replicas": cfg.model.replicas,
+        "seconds": seconds, "steps_per_second": snapshot.step / seconds, "seed": job.seed, "replicas": cfg.model.replicas,
         "reference_gap": None if plan.reference is None else plan.reference.gap, "bias": plan.bias, "near_ties": plan.near_ties,
         "expected_distance": plan.expected_distance, "antithetic": cfg.noise.antithetic, "problem": problem.name, "engine": snapshot.engine, "status": "done",
     }  # fmt: skip
@@ -193,7 +195,7 @@ def finish(
     write_json(folder / "summary.json", summary)
     dashboard.text("summary", result_text(summary, plan.reference))
     hparams = {  # five, the number that TensorBoard ticks at first
-        "lr": plan.lr, "std": plan.std, "alpha": plan.alpha, "batch_size": cfg.batch_size or problem.n, "seed": cfg.seed,
+        "lr": plan.lr, "std": plan.std, "alpha": plan.alpha, "batch_size": cfg.batch_size or problem.n, "seed": job.seed,
     }  # fmt: skip
     dashboard.finish(figures, hparams, summary, snapshot.step)
     return summary

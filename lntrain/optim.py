@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, cast
 
 import numpy as np
@@ -47,6 +50,16 @@ def _hook(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> None:
         optimizer.register_step_post_hook(hook)
 
 
+def _unguarded(method: Callable[..., Any]) -> Any:
+    """`method` without torch's guard against its compiler where that is not loaded: its import takes a second."""
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (method if "torch._dynamo" in sys.modules else inspect.unwrap(method))(*args, **kwargs)
+
+    return call
+
+
 class LabelNoiseSGD(torch.optim.SGD):
     """SGD on freshly perturbed labels: w <- w - lr * grad loss(net(x), y + std * eps).
 
@@ -79,6 +92,7 @@ class LabelNoiseSGD(torch.optim.SGD):
     """
 
     replicas: int | None = None  # of the last perturbed targets
+    add_param_group, state_dict = (_unguarded(m) for m in (torch.optim.SGD.add_param_group, torch.optim.SGD.state_dict))
 
     def __init__(
         self,

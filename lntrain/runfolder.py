@@ -24,6 +24,7 @@ SILENT_MODULES = (
     "cli",
     "config",
     "dashboard",
+    "events",
     "plots",
     "report",
     "runfolder",

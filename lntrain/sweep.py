@@ -24,19 +24,17 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from lntrain import runfolder
-from lntrain.batched import BATCHABLE, batchable, run_batch
+from lntrain.batched import BATCHABLE, Place, batchable, run_batch
 from lntrain.cluster import patience
 from lntrain.files import write_json
 from lntrain.sweep_jobs import (
     LONGEST,
     Job,
-    begin_job,
     identity_of,
     job_name,
     plain,
     record_killed,
     short_hash,
-    sparing,
     task_config,
 )
 
@@ -114,11 +112,15 @@ class ResumableSweeper(Sweeper):
         return jobs
 
     def _validate(self, jobs: Sequence[Job]) -> None:
-        """Compose so many jobs that each value of each axis was seen: a mistake shows before anything runs."""
+        """Compose so many jobs that each value of each axis was seen: a mistake shows before anything runs.
+
+        One number of a kind speaks for all: what composing can say against a number is its type.
+        """
         seen: set[str] = set()
         for job in jobs:
-            if not seen >= set(job.overrides[:-1]):
-                seen.update(job.overrides)
+            kinds = {_kind(line) for line in job.overrides[:-1]}
+            if not seen >= kinds:
+                seen |= kinds
                 self._compose(job)
 
     def _compose(self, job: Job) -> DictConfig:
@@ -196,16 +198,13 @@ class ResumableSweeper(Sweeper):
                 with suppress(runfolder.Locked):
                     locks.enter_context(runfolder.lock(job.folder))
                     held.append(job)
-            cfgs = [base.copy() for _ in held]
-            for cfg, job in zip(cfgs, held, strict=True):
-                for key in BATCHABLE:
-                    if key in job.swept:
-                        OmegaConf.update(cfg, key, plain(job.swept[key]))
-
-            def begin(k: int) -> None:
-                begin_job(cfgs[k], held[k].folder, held[k].overrides[:-2], fresh=True)
-
-            run_batch([sparing(cfg) for cfg in cfgs], [job.folder for job in held], begin)
+            run_batch(
+                base,
+                [
+                    Place(job.folder, job.overrides[:-2], {k: plain(job.swept[k]) for k in BATCHABLE if k in job.swept})
+                    for job in held
+                ],
+            )
         done = [job for job in jobs if job.status() in runfolder.DONE]
         print(f"batched   {len(done)} jobs at once", flush=True)
         return [job for job in jobs if job not in done]
@@ -254,6 +253,12 @@ class ResumableSweeper(Sweeper):
         )
         if missing:
             raise SystemExit(1)
+
+
+def _kind(line: str) -> str:
+    key, _, text = line.partition("=")
+    value = plain(text)
+    return line if isinstance(value, str) else f"{key}={type(value).__name__}"
 
 
 def _values(override: Override) -> list[str]:

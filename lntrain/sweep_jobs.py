@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +85,65 @@ def task_config(cfg: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
-def begin_job(cfg: DictConfig, folder: Path, overrides: Sequence[str], *, fresh: bool) -> None:
-    """The first files of a run; with the lock held (Hydra itself would write `.hydra` without)."""
-    runfolder.begin(folder, identity_of(cfg), fresh=fresh)
-    write_config(folder, OmegaConf.to_yaml(cfg), OmegaConf.to_yaml(list(overrides)))
+def begin_job(
+    cfg: DictConfig, folder: Path, overrides: Sequence[str], *, own: Mapping[str, str] | None = None, fresh: bool
+) -> None:
+    """The first files of a run, `own` its identity; with the lock held (Hydra itself would write `.hydra` without)."""
+    runfolder.begin(folder, identity_of(cfg) if own is None else own, fresh=fresh)
+    write_config(folder, OmegaConf.to_yaml(cfg), overrides)
 
 
 def identity_of(cfg: DictConfig) -> dict[str, str]:
     """runfolder.identity of a composed configuration."""
-    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", *runfolder.SILENT_KEYS)])
-    return runfolder.identity(OmegaConf.to_container(task, resolve=True))  # type: ignore[arg-type]
+    return runfolder.identity(settings(cfg))
+
+
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """What makes the numbers of a run, as plain values."""
+    kept = {str(key): cfg[key] for key in cfg if key not in ("hydra", *runfolder.SILENT_KEYS)}
+    return {key: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for key, v in kept.items()}
+
+
+def varied(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain configuration with other values; what does not change is shared.
+
+    >>> varied({"a": {"b": 1, "c": 2}, "d": 3}, {"a.b": 5})
+    {'a': {'b': 5, 'c': 2}, 'd': 3}
+    """
+    out = dict(config)
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        inner = out
+        for name in parents:
+            inner[name] = dict(inner[name])
+            inner = inner[name]
+        inner[last] = value
+    return out
+
+
+class Text:
+    """A configuration as YAML with other numbers at some of `keys`: PyYAML takes as long as 10,000 steps to write it."""
+
+    def __init__(self, cfg: DictConfig, keys: Sequence[str]) -> None:
+        self.marks = {
+            key: f"lntrain-varies-{k}-"
+            for k, key in enumerate(keys)
+            if not OmegaConf.is_list(OmegaConf.select(cfg, key))
+        }
+        plain: Any = OmegaConf.to_container(cfg, enum_to_str=True)
+        self.text = OmegaConf.to_yaml(OmegaConf.create(varied(plain, self.marks)))
+
+    def __call__(self, *values: Mapping[str, Any]) -> str:
+        """The last of `values` that has a key counts."""
+        text, chosen = self.text, ChainMap(*map(dict, reversed(values)))
+        for key, mark in self.marks.items():
+            text = text.replace(mark, _line(chosen[key]).removeprefix("- ").strip())
+        return text
+
+
+@cache
+def _line(value: Any) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create([value]))
 
 
 def sparing(cfg: DictConfig) -> DictConfig:
@@ -103,10 +154,11 @@ def sparing(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def write_config(folder: Path, config: str, overrides: str) -> None:
+def write_config(folder: Path, config: str, overrides: Sequence[str]) -> None:
     """`.hydra` of a run folder, as Hydra writes it."""
-    write_atomically(folder / ".hydra" / "config.yaml", config.encode())
-    write_atomically(folder / ".hydra" / "overrides.yaml", overrides.encode())
+    lines = "".join(map(_line, overrides)) or "[]\n"
+    write_atomically(folder / ".hydra" / "config.yaml", config.encode(), durable=False)
+    write_atomically(folder / ".hydra" / "overrides.yaml", lines.encode(), durable=False)
 
 
 def record_killed(job: Job) -> None:

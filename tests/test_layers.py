@@ -20,11 +20,12 @@ LAYERS = [
     {"engine"},
     {"lasso", "train", "sharpness", "corrections", "regime", "flow", "dual"},
     {"diagnostics", "plan", "descend", "references", "gamma"},
-    {"laws"},
+    {"laws", "events"},
     {"dashboard", "plots", "report", "files", "watch"},
     {"build"},
     {"job", "figure1", "path", "claims", "runfolder", "sweep_plots"},
-    {"study", "batched", "table", "cluster", "sweep_jobs"},
+    {"sweep_jobs"},
+    {"study", "batched", "table", "cluster"},
     {"classify", "selectivity", "sensing", "sweep", "sweep_page"},
     {"cli", "sweep_report"},
 ]
@@ -47,8 +48,8 @@ TASKS = {
 HOMES = {
     "hydra": TASKS,
     "omegaconf": TASKS,
-    "tensorboard": {"dashboard"},
-    "torch.utils.tensorboard": {"dashboard"},
+    "tensorboard": {"dashboard", "events"},
+    "torch.utils.tensorboard": {"dashboard", "events"},
     "matplotlib": {
         "plots",
         "sweep_plots",

@@ -1,0 +1,97 @@
+"""TensorBoard's event files without its thread, queue and open file for each: a sweep writes hundreds at once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import struct
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from torch.utils.tensorboard import FileWriter, SummaryWriter
+
+LATENCY = 5.0  # seconds that an event may wait for its file
+_numbers = itertools.count()  # several files of one folder, process and second
+
+
+@cache
+def _table() -> NDArray[np.uint32]:
+    """What each byte does to a CRC-32C (Castagnoli, reflected polynomial 0x82f63b78)."""
+    values = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        values = np.where(values & 1, (values >> 1) ^ np.uint32(0x82F63B78), values >> 1)
+    return values
+
+
+@nb.njit(cache=True, nogil=True)
+def _crc32c(data, table):  # type: ignore[no-untyped-def]
+    crc = np.uint32(0xFFFFFFFF)
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> np.uint32(8))
+    return crc ^ np.uint32(0xFFFFFFFF)
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The checksum of a record, rotated and shifted as TFRecord wants it.
+
+    >>> hex(masked_crc32c(b"123456789"))
+    '0xc78ab0e5'
+    """
+    crc = int(_crc32c(np.frombuffer(data, np.uint8), _table()))
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def record(data: bytes) -> bytes:
+    """A TFRecord: length and data, each with its checksum."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data))))
+
+
+class EventFile:
+    """What tensorboard's EventFileWriter does, in the caller's thread; the file is open only while it is written."""
+
+    def __init__(self, folder: Path) -> None:
+        name = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        self.path = folder / f"events.out.tfevents.{name}"
+        self.pending, self.flushed = [], time.time()  # type: ignore[var-annotated]
+        self.add_event(Event(wall_time=self.flushed, file_version="brain.Event:2"))
+
+    def add_event(self, event: Event) -> None:
+        """Keep an event, and write what waits too long."""
+        self.pending.append(record(event.SerializeToString()))
+        if event.wall_time - self.flushed > LATENCY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what is kept."""
+        self.flushed = time.time()
+        if self.pending:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(b"".join(self.pending))
+            self.pending.clear()
+
+    close = flush
+
+
+class Writer(SummaryWriter):
+    """torch's SummaryWriter onto an EventFile."""
+
+    def _get_file_writer(self) -> Any:
+        if self.file_writer is None:
+            writer = FileWriter.__new__(FileWriter)  # its __init__ would start the thread
+            writer.event_writer = EventFile(Path(self.log_dir))
+            self.file_writer, self.all_writers = writer, {self.log_dir: writer}  # type: ignore[assignment]
+            if self.purge_step is not None:  # as torch's: what was written from this step on is void
+                writer.add_event(Event(step=self.purge_step, file_version="brain.Event:2"))
+                log = SessionLog(status=SessionLog.START)
+                writer.add_event(Event(step=self.purge_step, session_log=log))
+                self.purge_step = None
+        return self.file_writer
