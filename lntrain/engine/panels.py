@@ -44,51 +44,55 @@ def pack(X: NDArray[Any], vectors: int) -> NDArray[Any]:
     return out
 
 
-def _panel(formulas: simd.Formulas, *, add: bool, dot: bool) -> Any:
+def _panel(formulas: simd.Formulas) -> Any:
     """An intrinsic for one panel p.
 
-    With `add`: its weights step along scale X^T residual. With `dot`: beta joins its sum, and its share of
+    If `move`, its weights step along scale X^T residual. If `meet`, beta joins its sum, and its share of
     X beta - target joins `ahead`, the next step's residual.
     """
 
     @intrinsic
-    def panel(typing_context, X, vectors, p, w, total, scale, residual, target, ahead):  # type: ignore[no-untyped-def]
-        signature = types.none(X, vectors, types.intp, w, total, scale, residual, target, ahead)
+    def panel(typing_context, X, vectors, p, w, total, scale, move, meet, residual, target, ahead):  # type: ignore[no-untyped-def]
+        signature = types.none(
+            X, vectors, types.intp, w, total, scale, types.boolean, types.boolean, residual, target, ahead
+        )
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arrays = {n: context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 3, 4, 6, 7, 8)}
-            rows, many = builder.extract_value(arrays[0].shape, 1), len(vectors)
+            arrays = [context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 3, 4, 8, 9, 10)]
+            whole, weights, sums, residual, target, ahead = arrays
+            rows, many = builder.extract_value(whole.shape, 1), len(vectors)
             e = Emitter(builder, context.get_value_type(X.dtype), None)
             left = builder.mul(args[2], INT(many * e.lanes))
-            x = builder.gep(arrays[0].data, [builder.mul(left, rows)])
-            count, wide = (builder.extract_value(arrays[3].shape, axis) for axis in (0, 1))
-            last = builder.mul(builder.sub(count, INT(1)), wide)
-            starts = (left, builder.add(left, last))
-            places = {
-                name: builder.gep(arrays[3].data, [at]) for name, at in zip(formulas.weights, starts, strict=False)
-            }
-            sums = builder.gep(arrays[4].data, [left])
-            grads = _grads(e, x, rows, arrays[6].data, many) if add else []
-            factor, betas = e.splat(args[5], e.lanes), []
-            for k in range(many):
-                j = INT(k * e.lanes)
-                now = {name: e.load(place, j) for name, place in places.items()}
-                if add:
-                    moved = formulas.step(e, now["u"], now.get("v"), builder.fmul(grads[k], factor))
-                    for name, value in moved.items():
-                        e.store(value, places[name], j)
-                    now |= moved
-                if dot:
-                    betas.append(formulas.beta(e, now["u"], now.get("v")))
-                    e.store(builder.fadd(e.load(sums, j), betas[k]), sums, j)
-            if dot:
+            x = builder.gep(whole.data, [builder.mul(left, rows)])
+            starts = (left, builder.add(left, builder.extract_value(weights.shape, 1)))
+            at = {name: builder.gep(weights.data, [k]) for name, k in zip(formulas.weights, starts, strict=False)}
+            with builder.if_then(args[6]):
+                _move(e, formulas, at, _grads(e, x, rows, residual.data, many), e.splat(args[5], e.lanes))
+            with builder.if_then(args[7]):
+                betas = _betas(e, formulas, at, builder.gep(sums.data, [left]), many)
                 first = builder.icmp_signed("==", args[2], INT(0))
-                _products(e, x, rows, betas, first, arrays[7].data, arrays[8].data)
+                _products(e, x, rows, betas, first, target.data, ahead.data)
             return context.get_dummy_value()
 
         return signature, codegen
 
     return panel
+
+
+def _move(e: Any, formulas: simd.Formulas, at: dict[str, Any], grads: list[Any], factor: Any) -> None:
+    for k, grad in enumerate(grads):
+        now = {name: e.load(place, INT(k * e.lanes)) for name, place in at.items()}
+        for name, value in formulas.step(e, now["u"], now.get("v"), e.builder.fmul(grad, factor)).items():
+            e.store(value, at[name], INT(k * e.lanes))
+
+
+def _betas(e: Any, formulas: simd.Formulas, at: dict[str, Any], sums: Any, many: int) -> list[Any]:
+    betas = []
+    for j in (INT(k * e.lanes) for k in range(many)):
+        now = {name: e.load(place, j) for name, place in at.items()}
+        betas.append(formulas.beta(e, now["u"], now.get("v")))
+        e.store(e.builder.fadd(e.load(sums, j), betas[-1]), sums, j)
+    return betas
 
 
 def _grads(e: Any, x: Any, rows: Any, residual: Any, many: int) -> list[Any]:
@@ -132,7 +136,7 @@ def _products(e: Any, x: Any, rows: Any, betas: list[Any], first: Any, target: A
 
 def _whole(formulas: simd.Formulas) -> Any:
     """Plain steps of one parametrisation on the whole batch."""
-    begin, onward, end = (_panel(formulas, add=a, dot=b) for a, b in ((False, True), (True, True), (True, False)))
+    panel = _panel(formulas)
 
     @nb.njit(nogil=True, error_model="numpy")
     def whole(X, vectors, y, rule, state, drawn, t, rates, stds):  # type: ignore[no-untyped-def]
@@ -140,18 +144,13 @@ def _whole(formulas: simd.Formulas) -> Any:
         w, total, noise_block = state.weights, state.coef_block, state.noise_block
         unit, target, now, ahead = drawn.unit, drawn.target, drawn.residual, drawn.ahead
         n, steps, shift = rule.batch_size, rates.shape[0], 1 if rule.paired else 0
-        for k in range(steps + 1):
+        for k in range(steps + 1):  # step k - 1 ends and step k begins
             scale = rule.scale * rates[max(k, 1) - 1]
             if k < steps:
                 std, first = -stds[k] if (t + k) & shift else stds[k], ((t + k) >> shift) * n
                 simd.add_noise(y, unit, first, std, target, noise_block)
             for p in range(X.shape[0]):
-                if k == 0:
-                    begin(X, vectors, p, w, total, scale, now, target, ahead)
-                elif k < steps:
-                    onward(X, vectors, p, w, total, scale, now, target, ahead)
-                else:
-                    end(X, vectors, p, w, total, scale, now, target, ahead)
+                panel(X, vectors, p, w, total, scale, k > 0, k < steps, now, target, ahead)
             now, ahead = ahead, now
 
     return whole
