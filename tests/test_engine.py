@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lntrain import Antithetic, DiagonalLinear, GaussianNoise, LabelNoiseSGD, RademacherNoise, sparse_regression, train
-from lntrain.engine import choose, cpu, loop, wide
+from lntrain.engine import choose, cpu, loop, panels, singles, wide
 from lntrain.noise import NoNoise
 from lntrain.schedule import Cosine, PowerDecay
 from lntrain.train import _begin
@@ -125,6 +125,47 @@ def test_long_rows_and_large_problems_follow_the_loop():
     for n, d in ((37, 6001), (3, 100_003)):
         reference, fused = both(20, n=n, d=d, dtype=torch.float64, lr=1e-7)
         assert_same(reference, fused, 1e-10)
+
+
+# (n, d, vectors of a panel in float64): one panel or several, 16, 8 and 4 rows at a time, the last one not full
+PANELS = ((40, 60, 8), (13, 300, 8), (29, 61, 8), (101, 95, 4), (3, 9, 2), (2, 2, 1))
+
+
+@pytest.mark.parametrize(("n", "d", "width"), PANELS)
+@pytest.mark.parametrize("model", ["difference", "square", "hadamard"])
+def test_panels_follow_the_loop(model, n, d, width):
+    assert panels.width(n, d, 8) == width
+    for noise in ("gaussian", "antithetic"):
+        assert_same(*both(300, model, noise=noise, n=n, d=d, lr=1e-3), 1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_panels_and_rows_by_rows_are_one_trajectory(dtype, monkeypatch):
+    """The plain pass over rows, which large X take, on the same problem; and chunks leave no trace in it either."""
+    runs = [make(n=37, d=70, dtype=dtype) for _ in range(3)]
+    cpu.advance(runs[0], 700)
+    monkeypatch.setattr(panels, "width", lambda n, d, itemsize: 0)
+    cpu.advance(runs[1], 700)
+    for stop in (1, 100, 256, 300, 700):
+        cpu.advance(runs[2], stop)
+    assert_same(runs[1], runs[0], 1e-10 if dtype == torch.float64 else 1e-4)
+    assert_same(runs[1], runs[2])
+
+
+@pytest.mark.parametrize("model", ["difference", "square", "hadamard"])
+@pytest.mark.parametrize(("d", "width"), [(72, 9), (73, 0), (8, 1), (301, 0)])
+def test_single_rows_follow_the_loop(model, d, width, monkeypatch):
+    """Weights in registers, or in memory; there also along rows of X without padding, which large X have."""
+    assert singles.width(d, 8) == width
+    reference, fused = both(300, model, "one", d=d, lr=1e-3)
+    assert_same(reference, fused, 1e-10)
+    monkeypatch.setattr(cpu, "COPY_BYTES", 0)
+    unpadded, cut = make(model, "one", d=d, lr=1e-3), make(model, "one", d=d, lr=1e-3)
+    cpu.advance(unpadded, 300)
+    for stop in (1, 2, 100, 257, 300):
+        cpu.advance(cut, stop)
+    assert_same(reference, unpadded, 1e-10)
+    assert_same(unpadded, cut)
 
 
 @pytest.fixture
