@@ -156,17 +156,18 @@ def _factors(schedule: Any, start: int, count: int) -> NDArray[np.float64]:
 def _plain(run: Run) -> bool:
     """As steps.plain of its rules."""
     group = run.optimizer.param_groups[0]
-    return group["momentum"] == 0 and group["weight_decay"] == 0 and run.model.depth == 2
+    return bool(group["momentum"] == 0 and group["weight_decay"] == 0 and run.model.depth == 2)
 
 
 def _vectors(run: Run) -> int:
     """How many a panel of X takes, or registers keep where a step reads one row; 0 where neither pays."""
     if not _plain(run) or run.X.layout != torch.strided:
         return 0
+    n, d = run.X.shape
     if run.sampling == "full" and run.X.nbytes < wide.WIDE_BYTES:
-        return panels.width(*run.X.shape, run.X.dtype.itemsize)
+        return panels.width(n, d, run.X.dtype.itemsize)
     if run.sampling not in ("full", "haochen") and run.batch_size == 1 and run.X.nbytes <= COPY_BYTES:
-        return singles.width(run.X.shape[1], run.X.dtype.itemsize)
+        return singles.width(d, run.X.dtype.itemsize)
     return 0
 
 

@@ -25,7 +25,8 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.zeros(size + VECTOR_BYTES, np.uint8)
     start = -memory.ctypes.data % VECTOR_BYTES
-    return memory[start : start + size].view(dtype).reshape(shape)
+    out: NDArray[Any] = memory[start : start + size].view(dtype).reshape(shape)
+    return out
 
 
 @intrinsic
