@@ -52,11 +52,55 @@ class _Columns:
         return {name: self.e.at(base, j, self.e.vector) for name, base in self.bases.items()}
 
     def _exchange(self, *, opening: bool) -> None:
-        builder = self.e.builder
+        builder, size = self.e.builder, self.e.size
         for k, places in enumerate(self.held):
             for name, memory in self._memory(INT(k * self.e.lanes)).items():
                 source, goal = (memory, places[name]) if opening else (places[name], memory)
-                builder.store(builder.load(source, align=self.e.size), goal, align=self.e.size)
+                builder.store(builder.load(source, align=size), goal, align=size)
+
+
+class _Walk:
+    """From row to row: `X` and its `rows` by step, `targets`, and `factors` of their errors."""
+
+    def __init__(self, e: Emitter, formulas: simd.Formulas, columns: _Columns, **arrays: Any) -> None:
+        self.e, self.formulas, self.columns, self.arrays = e, formulas, columns, arrays
+        self.zero = ir.Constant(e.vector, None)
+        self.dots = [cgutils.alloca_once_value(e.builder, self.zero) for _ in range(CHAINS)]
+
+    def sweep(self, old: Any = None, new: Any = None) -> None:
+        """Move along the row of step `old`, then meet that of step `new`."""
+        builder, e = self.e.builder, self.e
+        along = None if old is None else self._slope(old)
+        behind, ahead = (None if step is None else self._row(step) for step in (old, new))
+        chain = cycle(self.dots)
+
+        def body(j: Any, load: Any, places: dict[str, Any]) -> None:
+            now = {name: builder.load(place, align=e.size) for name, place in places.items()}
+            if along is not None:
+                grad = builder.fmul(along, load(self.arrays["X"], builder.add(behind, j)))
+                now |= self.formulas.step(e, now["u"], now.get("v"), grad)
+            if ahead is not None:
+                beta, dot = self.formulas.beta(e, now["u"], now.get("v")), next(chain)
+                now["total"] = builder.fadd(now["total"], beta)
+                row = load(self.arrays["X"], builder.add(ahead, j))
+                builder.store(e.fma(builder.load(dot), row, beta), dot)
+            for name, place in places.items():
+                builder.store(now[name], place, align=e.size)
+
+        self.columns.each(body)
+
+    def _row(self, step: Any) -> Any:
+        return self.e.builder.mul(self.e.builder.load(self.e.builder.gep(self.arrays["rows"], [step])), self.e.width)
+
+    def _slope(self, step: Any) -> Any:
+        """factor (product - target) in all lanes; the product starts anew."""
+        builder, e = self.e.builder, self.e
+        product = simd.totals(builder, [builder.fadd(*(builder.load(dot) for dot in self.dots))])
+        target, factor = (e.load(self.arrays[name], step, product.type) for name in ("targets", "factors"))
+        for dot in self.dots:
+            builder.store(self.zero, dot)
+        error = builder.fmul(builder.fsub(product, target), factor)
+        return e.splat(builder.extract_element(error, INT(0)), e.lanes)
 
 
 def _stretch(formulas: simd.Formulas) -> Any:
@@ -67,53 +111,20 @@ def _stretch(formulas: simd.Formulas) -> Any:
         signature = types.none(vectors, w, total, X, rows, target, factor, types.intp, types.intp)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arrays = [context.make_array(signature.args[n])(context, builder, args[n]) for n in range(1, 7)]
-            weights, sums, x, index, targets, factors = (array.data for array in arrays)
-            e = Emitter(builder, context.get_value_type(w.dtype), builder.extract_value(arrays[2].shape, 1))
-            count, wide = (builder.extract_value(arrays[0].shape, axis) for axis in (0, 1))
-            last_weights = builder.gep(weights, [builder.mul(builder.sub(count, INT(1)), wide)])
-            bases = dict(zip(formulas.weights, (weights, last_weights), strict=False)) | {"total": sums}
-            columns = _Columns(e, bases, len(vectors))
-            zero = ir.Constant(e.vector, None)
-            dots = [cgutils.alloca_once_value(builder, zero) for _ in range(CHAINS)]
-
-            def slope(i: Any) -> Any:
-                product = simd.totals(builder, [builder.fadd(*(builder.load(dot) for dot in dots))])
-                error = builder.fmul(
-                    builder.fsub(product, e.load(targets, i, product.type)), e.load(factors, i, product.type)
-                )
-                for dot in dots:
-                    builder.store(zero, dot)
-                return e.splat(builder.extract_element(error, INT(0)), e.lanes)
-
-            def sweep(old: Any = None, new: Any = None) -> None:
-                """Move along row `old` of the steps, then meet row `new`."""
-                along = None if old is None else slope(old)
-                offsets = [
-                    None if i is None else builder.mul(builder.load(builder.gep(index, [i])), e.width)
-                    for i in (old, new)
-                ]
-                chain = cycle(dots)
-
-                def body(j: Any, load: Any, places: dict[str, Any]) -> None:
-                    now = {name: builder.load(place, align=e.size) for name, place in places.items()}
-                    if old is not None:
-                        grad = builder.fmul(along, load(x, builder.add(offsets[0], j)))
-                        now |= formulas.step(e, now["u"], now.get("v"), grad)
-                    if new is not None:
-                        beta, dot = formulas.beta(e, now["u"], now.get("v")), next(chain)
-                        now["total"] = builder.fadd(now["total"], beta)
-                        builder.store(e.fma(builder.load(dot), load(x, builder.add(offsets[1], j)), beta), dot)
-                    for name, place in places.items():
-                        builder.store(now[name], place, align=e.size)
-
-                columns.each(body)
-
-            sweep(new=args[7])
+            weights, sums, *rest = (
+                context.make_array(signature.args[n])(context, builder, args[n]) for n in range(1, 7)
+            )
+            e = Emitter(builder, context.get_value_type(w.dtype), builder.extract_value(rest[0].shape, 1))
+            count, wide = (builder.extract_value(weights.shape, axis) for axis in (0, 1))
+            ends = weights.data, builder.gep(weights.data, [builder.mul(builder.sub(count, INT(1)), wide)])
+            columns = _Columns(e, dict(zip(formulas.weights, ends, strict=False)) | {"total": sums.data}, len(vectors))
+            names = ("X", "rows", "targets", "factors")
+            walk = _Walk(e, formulas, columns, **{name: a.data for name, a in zip(names, rest, strict=True)})
             final = builder.sub(args[8], INT(1))
+            walk.sweep(new=args[7])
             with cgutils.for_range_slice(builder, args[7], final, INT(1), INT) as (i, _):
-                sweep(i, builder.add(i, INT(1)))
-            sweep(final)
+                walk.sweep(i, builder.add(i, INT(1)))
+            walk.sweep(final)
             columns.close()
             return context.get_dummy_value()
 
