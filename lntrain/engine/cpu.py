@@ -33,11 +33,21 @@ _NOISES = {NoNoise: kernels.NONE, GaussianNoise: kernels.GAUSSIAN, RademacherNoi
 
 def applies(run: Run) -> str | None:
     """None where this engine can run `run`, else why not."""
+    if run.X.device.type != "cpu" or run.X.layout not in (torch.strided, torch.sparse_csr):
+        return f"X is {run.X.layout} on {run.X.device}, not dense or CSR on the CPU"
+    if (reason := supported(run)) is not None:
+        return reason
+    rows_alone = run.batch_size == 1 and run.sampling not in ("full", "haochen")
+    if run.X.layout == torch.sparse_csr and not (_plain(run) and rows_alone):
+        return "a sparse X needs batch_size=1, depth 2, no momentum and no weight decay"
+    return None
+
+
+def supported(run: Run) -> str | None:
+    """None where a step by hand is what model, optimiser and noise would do by torch, else why not."""
     model, optimizer = run.model, run.optimizer
     if type(model) is not DiagonalLinear:
         return f"the model is a {type(model).__name__}, not a DiagonalLinear"
-    if run.X.device.type != "cpu" or run.X.layout not in (torch.strided, torch.sparse_csr):
-        return f"X is {run.X.layout} on {run.X.device}, not dense or CSR on the CPU"
     if run.X.dtype not in FLOOR:
         return f"the dtype is {run.X.dtype}, not float32 or float64"
     if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
@@ -48,9 +58,6 @@ def applies(run: Run) -> str | None:
     if not all(w.requires_grad for w in model.weights):
         return "a weight is frozen (requires_grad=False)"
     group = optimizer.param_groups[0]
-    rows_alone = run.batch_size == 1 and run.sampling not in ("full", "haochen")
-    if run.X.layout == torch.sparse_csr and not (_plain(run) and rows_alone):
-        return "a sparse X needs batch_size=1, depth 2, no momentum and no weight decay"
     for option in ("maximize", "differentiable"):
         if group[option]:
             return f"{option}=True is not supported"
@@ -89,9 +96,9 @@ def _segment(run: Run, X: Any, stop: int) -> None:
     states, first = _load(run, many)
     dtype = states[0].weights.dtype
     lr = group["lr"] if run.lr_schedule is None else run.base_lr[0]
-    rates = (float(lr) * _factors(run.lr_schedule, run.step, count)).astype(dtype)
+    rates = (float(lr) * step_factors(run.lr_schedule, run.step, count)).astype(dtype)
     noise: Any = run.noise
-    factors = _factors(None if noise.schedule is None else noise.factor, run.noise_step, count)
+    factors = step_factors(None if noise.schedule is None else noise.factor, run.noise_step, count)
     stds, ratios = (np.broadcast_to(v, len(states)) for v in (noise_std(run.optimizer), group.get("lr_ratio", 1.0)))
     y = _padded(run.y.detach().numpy())
 
@@ -141,7 +148,7 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
     )
 
 
-def _factors(schedule: Any, start: int, count: int) -> NDArray[np.float64]:
+def step_factors(schedule: Any, start: int, count: int) -> NDArray[np.float64]:
     """The schedule at steps start..start+count-1, in whole blocks: vectorised functions round by position.
 
     Without one, ones for a block, which all of them share.
