@@ -132,11 +132,23 @@ def fill_normals(out, first, draw, key):  # type: ignore[no-untyped-def]
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def fill_words(out, first, draw, kind, key):  # type: ignore[no-untyped-def]
     """out (4 * blocks, width) uint32 from block `first` on."""
-    for s in range(out.shape[0] // 4):
-        for i in range(out.shape[1]):
-            out[4 * s, i], out[4 * s + 1, i], out[4 * s + 2, i], out[4 * s + 3, i] = _words(
-                first + s, i, draw, kind, key
-            )
+    blocks, width = out.shape[0] // 4, out.shape[1]
+    if width >= 16:
+        for s in range(blocks):
+            w0, w1, w2, w3 = out[4 * s], out[4 * s + 1], out[4 * s + 2], out[4 * s + 3]
+            for i in range(width):
+                w0[i], w1[i], w2[i], w3[i] = _words(first + s, i, draw, kind, key)
+        return
+    for start in range(0, blocks, 256):
+        count = min(256, blocks - start)
+        words = np.empty((4, count), np.uint32)
+        w0, w1, w2, w3 = words[0], words[1], words[2], words[3]
+        for i in range(width):
+            for s in range(count):
+                w0[s], w1[s], w2[s], w3[s] = _words(first + start + s, i, draw, kind, key)
+            for s in range(count):
+                for lane in range(4):
+                    out[4 * (start + s) + lane, i] = words[lane, s]
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
@@ -149,6 +161,11 @@ def fill_rows(out, start, every, n, sampling, key):  # type: ignore[no-untyped-d
     words = np.empty((4 * blocks, b) if sampling < 3 else (1, 1), np.uint32)
     if sampling < 3:
         fill_words(words, first // 4, 0, _ROWS, key)
+    if sampling == 1 and every == 1 and b == 1:  # the shortest steps wait for this
+        drawn = words.reshape(-1)[first % 4 :]
+        for k in range(count):
+            out[k, 0] = (np.uint64(drawn[k]) * np.uint64(n)) >> _32
+        return
     epoch = np.int64(-1)
     for k in range(count):
         t = (start + k) // every

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import os
 import time
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 
 from lntrain import Antithetic, DiagonalLinear, GaussianNoise, LabelNoiseSGD, RademacherNoise, sparse_regression, train
-from lntrain.engine import choose, cpu, loop, wide
+from lntrain.engine import choose, cpu, cuda, loop, panels, singles, wide
 from lntrain.noise import NoNoise
 from lntrain.schedule import Cosine, PowerDecay
 from lntrain.train import _begin
@@ -48,19 +49,19 @@ LONG = {case for case in ALL if sum(list(f).index(name) for f, name in zip(FACTO
 
 
 def make(model="difference", batch="full", optimizer="plain", noise="gaussian", *, dtype=torch.float64, n=12, d=21,
-         replicas=None, schedule=None, init=0.3, **options):  # fmt: skip
+         replicas=None, schedule=None, init=0.3, device="cpu", **options):  # fmt: skip
     """A run; d is no multiple of the vector, n none of the block of rows."""
-    problem = sparse_regression(n=n, d=d, k=2, noise=0.1, seed=3).to(dtype)
-    net = DiagonalLinear(d, init=init, replicas=replicas, dtype=dtype, **MODELS[model])
+    problem = sparse_regression(n=n, d=d, k=2, noise=0.1, seed=3).to(dtype).to(device)
+    net = DiagonalLinear(d, init=init, replicas=replicas, dtype=dtype, device=device, **MODELS[model])
     settings = {"lr": 0.005, "noise": NOISES.get(noise, noise), "seed": 1, **OPTIMIZERS[optimizer], **options}
     return _begin(net, LabelNoiseSGD(net.parameters(), **settings), problem, *BATCHES[batch], 0.5, schedule)
 
 
-def both(steps, *case, **options):
+def both(steps, *case, engine=cpu, **options):
     """The run by the loop and by the fused engine."""
     runs = make(*case, **options), make(*case, **options)
     loop.advance(runs[0], steps)
-    cpu.advance(runs[1], steps)
+    engine.advance(runs[1], steps)
     return runs
 
 
@@ -84,8 +85,8 @@ def assert_same(one, other, tolerance=0.0):
         torch.testing.assert_close(others[name], value, rtol=tolerance, atol=tolerance * scale, msg=name)
 
 
-def assert_trajectories_agree(case, steps):
-    reference, fused = both(steps, *case)
+def assert_trajectories_agree(case, steps, engine=cpu):
+    reference, fused = both(steps, *case, engine=engine)
     assert_same(reference, fused, 1e-10)
     coef, seen = reference.coef, reference.coef.abs() > 1e-200
     assert bool(seen.any())
@@ -127,6 +128,47 @@ def test_long_rows_and_large_problems_follow_the_loop():
         assert_same(reference, fused, 1e-10)
 
 
+# (n, d, vectors of a panel in float64): one panel or several, 16, 8 and 4 rows at a time, the last one not full
+PANELS = ((40, 60, 8), (13, 300, 8), (29, 61, 8), (101, 95, 4), (3, 9, 2), (2, 2, 1))
+
+
+@pytest.mark.parametrize(("n", "d", "width"), PANELS)
+@pytest.mark.parametrize("model", ["difference", "square", "hadamard"])
+def test_panels_follow_the_loop(model, n, d, width):
+    assert panels.width(n, d, 8) == width
+    for noise in ("gaussian", "antithetic"):
+        assert_same(*both(300, model, noise=noise, n=n, d=d, lr=1e-3), 1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_panels_and_rows_by_rows_are_one_trajectory(dtype, monkeypatch):
+    """The plain pass over rows, which large X take, on the same problem; and chunks leave no trace in it either."""
+    runs = [make(n=37, d=70, dtype=dtype) for _ in range(3)]
+    cpu.advance(runs[0], 700)
+    monkeypatch.setattr(panels, "width", lambda n, d, itemsize: 0)
+    cpu.advance(runs[1], 700)
+    for stop in (1, 100, 256, 300, 700):
+        cpu.advance(runs[2], stop)
+    assert_same(runs[1], runs[0], 1e-10 if dtype == torch.float64 else 1e-4)
+    assert_same(runs[1], runs[2])
+
+
+@pytest.mark.parametrize("model", ["difference", "square", "hadamard"])
+@pytest.mark.parametrize(("d", "width"), [(72, 9), (73, 0), (8, 1), (301, 0)])
+def test_single_rows_follow_the_loop(model, d, width, monkeypatch):
+    """Weights in registers, or in memory; there also along rows of X without padding, which large X have."""
+    assert singles.width(d, 8) == width
+    reference, fused = both(300, model, "one", d=d, lr=1e-3)
+    assert_same(reference, fused, 1e-10)
+    monkeypatch.setattr(cpu, "COPY_BYTES", 0)
+    unpadded, cut = make(model, "one", d=d, lr=1e-3), make(model, "one", d=d, lr=1e-3)
+    cpu.advance(unpadded, 300)
+    for stop in (1, 2, 100, 257, 300):
+        cpu.advance(cut, stop)
+    assert_same(reference, unpadded, 1e-10)
+    assert_same(unpadded, cut)
+
+
 @pytest.fixture
 def wide_always(monkeypatch):
     monkeypatch.setattr(wide, "WIDE_BYTES", 0)
@@ -153,6 +195,55 @@ def test_rows_split_over_threads_leave_no_trace(batch, wide_always):
     cpu.advance(alone, 300)
     assert torch.equal(alone.coef, runs[0].coef[1])
     assert torch.equal(alone.mean("coef"), runs[0].mean("coef")[1])
+
+
+@pytest.mark.parametrize("case", SOME, ids="-".join)
+def test_steps_for_a_gpu_follow_the_loop(case):
+    """The operations that a graph captures, on the CPU and without one."""
+    assert_trajectories_agree(case, 600, engine=cuda)
+
+
+@pytest.mark.parametrize("batch", list(BATCHES))
+def test_steps_for_a_gpu_leave_no_trace_of_chunks(batch):
+    whole, cut = (make("difference", batch, "dampening", "antithetic", schedule=Cosine(900)) for _ in range(2))
+    cuda.advance(whole, 600)
+    for stop in (1, 2, 255, 256, 257, 600):
+        cuda.advance(cut, stop)
+    assert_same(whole, cut)
+
+
+@pytest.mark.parametrize("batch", ["full", "replacement", "haochen"])
+def test_steps_for_a_gpu_take_replicas_at_once(batch):
+    options = {"replicas": 3, "lr": (0.001, 0.003, 0.005), "noise": GaussianNoise((0.0, 0.5, 1.0)), "seed": (4, 5, 6)}
+    assert_same(*both(500, "hadamard", batch, "momentum", engine=cuda, **options), 1e-10)
+
+
+def test_a_graph_is_captured_once_and_replayed(monkeypatch):
+    """Warming up and capturing leave no trace, in the middle of a run with momentum either."""
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(cuda, "captures", lambda tensor: True)
+    plain, graphed = make(optimizer="nesterov"), make(optimizer="nesterov")
+    loop.advance(plain, 300)
+    for stop in (100, 300):
+        cuda.advance(graphed, stop)
+        torch.cuda.CUDAGraph.assert_called_once()
+    # a mocked graph replays nothing: the run stands where it began, but for its counts
+    fresh = make(optimizer="nesterov")
+    assert torch.equal(graphed.coef, fresh.coef)
+    assert torch.cuda.CUDAGraph.return_value.replay.call_count == 300
+    assert graphed.step == plain.step
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the captured graph was NOT run here")
+@pytest.mark.parametrize("case", SOME, ids="-".join)
+def test_the_graph_on_a_gpu_follows_the_loop(case):
+    reference, fused = make(*case), make(*case, device="cuda")
+    loop.advance(reference, 600)
+    assert choose("fused", fused)[1] is cuda.advance
+    cuda.advance(fused, 600)
+    torch.testing.assert_close(fused.mean("coef").cpu(), reference.mean("coef"), rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(fused.coef.cpu(), reference.coef, rtol=1e-10, atol=1e-14)
 
 
 def test_learning_rate_schedule():

@@ -6,6 +6,7 @@ Its slow twin is engine/loop.py: same numbers drawn, same trajectory up to round
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lntrain.engine import kernels, sparse, steps, wide
-from lntrain.engine.simd import VECTOR_BYTES
+from lntrain.engine import kernels, panels, singles, sparse, steps, wide
+from lntrain.engine.simd import VECTOR_BYTES, aligned
 from lntrain.engine.state import BLOCK, Run
 from lntrain.model import DiagonalLinear
 from lntrain.noise import Antithetic, GaussianNoise, NoNoise, RademacherNoise
@@ -23,7 +24,7 @@ from lntrain.stream import SAMPLINGS, stream_key
 
 # w^L at which decaying weights stop: far below what results read; an ulp of it is no denormal, which is slow
 FLOOR = {torch.float64: 1e-290, torch.float32: 1e-30}
-SEGMENT = 1024 * BLOCK  # steps a compiled call makes: bounds the memory of schedules and the wait for Ctrl-C
+SEGMENT = 1024 * BLOCK  # steps a compiled call makes under a schedule: bounds its memory
 COPY_BYTES = 2_000_000  # X up to this size is copied into aligned rows at each call; beyond it, read where it is
 
 _PARAMETRISATIONS = {"difference": kernels.DIFFERENCE, "square": kernels.SQUARE, "hadamard": kernels.HADAMARD}
@@ -32,11 +33,21 @@ _NOISES = {NoNoise: kernels.NONE, GaussianNoise: kernels.GAUSSIAN, RademacherNoi
 
 def applies(run: Run) -> str | None:
     """None where this engine can run `run`, else why not."""
+    if run.X.device.type != "cpu" or run.X.layout not in (torch.strided, torch.sparse_csr):
+        return f"X is {run.X.layout} on {run.X.device}, not dense or CSR on the CPU"
+    if (reason := supported(run)) is not None:
+        return reason
+    rows_alone = run.batch_size == 1 and run.sampling not in ("full", "haochen")
+    if run.X.layout == torch.sparse_csr and not (_plain(run) and rows_alone):
+        return "a sparse X needs batch_size=1, depth 2, no momentum and no weight decay"
+    return None
+
+
+def supported(run: Run) -> str | None:
+    """None where a step by hand is what model, optimiser and noise would do by torch, else why not."""
     model, optimizer = run.model, run.optimizer
     if type(model) is not DiagonalLinear:
         return f"the model is a {type(model).__name__}, not a DiagonalLinear"
-    if run.X.device.type != "cpu" or run.X.layout not in (torch.strided, torch.sparse_csr):
-        return f"X is {run.X.layout} on {run.X.device}, not dense or CSR on the CPU"
     if run.X.dtype not in FLOOR:
         return f"the dtype is {run.X.dtype}, not float32 or float64"
     if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
@@ -47,10 +58,6 @@ def applies(run: Run) -> str | None:
     if not all(w.requires_grad for w in model.weights):
         return "a weight is frozen (requires_grad=False)"
     group = optimizer.param_groups[0]
-    plain = group["momentum"] == 0 and group["weight_decay"] == 0 and model.depth == 2
-    rows_alone = run.batch_size == 1 and run.sampling not in ("full", "haochen")
-    if run.X.layout == torch.sparse_csr and not (plain and rows_alone):
-        return "a sparse X needs batch_size=1, depth 2, no momentum and no weight decay"
     for option in ("maximize", "differentiable"):
         if group[option]:
             return f"{option}=True is not supported"
@@ -75,21 +82,23 @@ def advance(run: Run, stop: int) -> None:
     """Train `run` up to step `stop`, in place."""
     if run.step >= stop:
         return
-    X = _rows(run.X)
+    many = _vectors(run)
+    X = panels.pack(run.X.detach().numpy(), many) if many and run.sampling == "full" else _rows(run.X)
+    constant = run.lr_schedule is None and run.noise.schedule is None  # type: ignore[union-attr]
     while run.step < stop:
-        _segment(run, X, min(stop, (run.step // SEGMENT + 1) * SEGMENT))
+        _segment(run, X, stop if constant else min(stop, (run.step // SEGMENT + 1) * SEGMENT))
 
 
 def _segment(run: Run, X: Any, stop: int) -> None:
     """Steps run.step..stop-1 of every replica; only then is anything written back."""
     group, count = run.optimizer.param_groups[0], stop - run.step
-    states, first = _load(run)
+    many = _vectors(run)
+    states, first = _load(run, many)
     dtype = states[0].weights.dtype
-    if run.lr_schedule is None:
-        rates = np.full(count, float(group["lr"]), dtype)
-    else:
-        rates = (run.base_lr[0] * _factors(run.lr_schedule, run.step, count)).astype(dtype)
-    factors = _factors(run.noise.factor, run.noise_step, count)  # type: ignore[union-attr]
+    lr = group["lr"] if run.lr_schedule is None else run.base_lr[0]
+    rates = (float(lr) * step_factors(run.lr_schedule, run.step, count)).astype(dtype)
+    noise: Any = run.noise
+    factors = step_factors(None if noise.schedule is None else noise.factor, run.noise_step, count)
     stds, ratios = (np.broadcast_to(v, len(states)) for v in (noise_std(run.optimizer), group.get("lr_ratio", 1.0)))
     y = _padded(run.y.detach().numpy())
 
@@ -99,12 +108,12 @@ def _segment(run: Run, X: Any, stop: int) -> None:
     sparse_X = isinstance(X, tuple)
     rows = len(run.y) if run.sampling in ("full", "haochen") else run.batch_size
     if not sparse_X and rows * run.X.shape[1] * dtype.itemsize >= wide.WIDE_BYTES:
-        wide.run_steps(X, y, rules, states, keys, run.step, run.noise_step, rates, std, first)
+        wide.run_steps(X, y, rules, states, keys, run.step, run.noise_step, count, rates, std, first)
     else:
 
         def replica(r: int) -> None:
-            own = (X, y, rules[r], states[r], keys[r], run.step, run.noise_step, rates, std[r])
-            sparse.run_steps(*own) if sparse_X else steps.run_steps(*own, first)
+            own = (y, rules[r], states[r], keys[r], run.step, run.noise_step, count, rates, std[r])
+            sparse.run_steps(X, *own) if sparse_X else steps.run_steps(X, (0,) * many, *own, first)
 
         with ThreadPoolExecutor(min(len(states), torch.get_num_threads())) as pool:
             list(pool.map(replica, range(len(states))))
@@ -129,7 +138,7 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
         paired=run.noise.period == 2,
         sampling=SAMPLINGS.index(run.sampling),
         batch_size=run.batch_size,
-        scale=real(2 * run.loss_scale / rows * ratio),
+        scale=real((4 if _plain(run) and model.parametrisation != "hadamard" else 2) * run.loss_scale / rows * ratio),
         spread=real(n / run.batch_size),
         momentum=real(group["momentum"]),
         damping=real(1 - group["dampening"]),
@@ -139,14 +148,37 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
     )
 
 
-def _factors(schedule: Any, start: int, count: int) -> NDArray[np.float64]:
-    """The schedule at steps start..start+count-1, in whole blocks: vectorised functions round by position."""
+def step_factors(schedule: Any, start: int, count: int) -> NDArray[np.float64]:
+    """The schedule at steps start..start+count-1, in whole blocks: vectorised functions round by position.
+
+    Without one, ones for a block, which all of them share.
+    """
+    if schedule is None:
+        return np.ones(BLOCK)
     first, last = start // BLOCK * BLOCK, -(-(start + count) // BLOCK) * BLOCK
     values = np.broadcast_to(np.asarray(schedule(np.arange(first, last)), np.float64), last - first)
     return values[start - first :][:count]
 
 
-def _load(run: Run) -> tuple[list[kernels.State], bool]:
+def _plain(run: Run) -> bool:
+    """As steps.plain of its rules."""
+    group = run.optimizer.param_groups[0]
+    return bool(group["momentum"] == 0 and group["weight_decay"] == 0 and run.model.depth == 2)
+
+
+def _vectors(run: Run) -> int:
+    """How many a panel of X takes, or registers keep where a step reads one row; 0 where neither pays."""
+    if not _plain(run) or run.X.layout != torch.strided:
+        return 0
+    n, d = run.X.shape
+    if run.sampling == "full" and run.X.nbytes < wide.WIDE_BYTES:
+        return panels.width(n, d, run.X.dtype.itemsize)
+    if run.sampling not in ("full", "haochen") and run.batch_size == 1 and run.X.nbytes <= COPY_BYTES:
+        return singles.width(d, run.X.dtype.itemsize)
+    return 0
+
+
+def _load(run: Run, many: int) -> tuple[list[kernels.State], bool]:
     """A State for each replica, and whether its momentum buffers are still to come."""
     weights = run.model.weights
     assert isinstance(weights, tuple)
@@ -154,22 +186,23 @@ def _load(run: Run) -> tuple[list[kernels.State], bool]:
     first = buffers[0] is None
     kept = [torch.zeros_like(w) if first else buffer for w, buffer in zip(weights, buffers, strict=True)]
     dtype, d = run.X.dtype, run.X.shape[1]
-    many = (run.replicas or 1, len(weights))
+    shape = (run.replicas or 1, len(weights))
 
     def stack(tensors: Any) -> NDArray[Any]:
-        return _padded(torch.stack([t.detach() for t in tensors], -2).reshape(*many, d).numpy())
+        return padded(torch.stack([t.detach() for t in tensors], -2).reshape(*shape, d).numpy())
 
-    sums = {name: total.reshape(many[0], -1) for name, total in run.sums.items()}
+    padded = partial(_padded, vectors=max(many, 1))
+    sums = {name: total.reshape(shape[0], -1) for name, total in run.sums.items()}
     columns = (
         stack(weights),
         stack(kept),
-        _padded(sums["coef_block"].to(dtype).numpy()),
-        _padded(sums["coef_total"].numpy()),
-        _padded(sums["noise_block"].to(dtype).numpy()),
-        _padded(sums["noise_total"].numpy()),
-        _padded(np.zeros((many[0], 2 + many[1], d), sums["coef_block"].to(dtype).numpy().dtype)),
+        padded(sums["coef_block"].to(dtype).numpy()),
+        padded(sums["coef_total"].numpy()),
+        padded(sums["noise_block"].to(dtype).numpy()),
+        padded(sums["noise_total"].numpy()),
+        padded(np.zeros((shape[0], 2 + shape[1], d), sums["coef_block"].to(dtype).numpy().dtype)),
     )
-    return [kernels.State(*(column[r] for column in columns)) for r in range(many[0])], first
+    return [kernels.State(*(column[r] for column in columns)) for r in range(shape[0])], first
 
 
 def _store(run: Run, states: list[kernels.State]) -> None:
@@ -200,14 +233,11 @@ def _rows(X: Tensor) -> Any:
     return _padded(array) if array.nbytes <= COPY_BYTES else array
 
 
-def _padded(array: NDArray[Any]) -> NDArray[Any]:
-    """A copy whose last axis is filled up with zeros to whole vectors, aligned to them."""
+def _padded(array: NDArray[Any], vectors: int = 1) -> NDArray[Any]:
+    """A copy whose last axis is filled up with zeros to so many vectors or a multiple, aligned to them."""
     lanes = VECTOR_BYTES // 4  # of float32, so that sums in float64 have the same length
-    width = -(-array.shape[-1] // lanes) * lanes
+    width = -(-array.shape[-1] // (vectors * lanes)) * vectors * lanes
     width += lanes * (width % 512 == 0)  # rows 2048 bytes apart would share a few places of the first cache
-    shape = (*array.shape[:-1], width)
-    memory = np.zeros(int(np.prod(shape)) * array.itemsize + VECTOR_BYTES, np.uint8)
-    start = -memory.ctypes.data % VECTOR_BYTES
-    out = memory[start : start + memory.size - VECTOR_BYTES].view(array.dtype).reshape(shape)
+    out = aligned((*array.shape[:-1], width), array.dtype)
     out[..., : array.shape[-1]] = array
     return out

@@ -32,7 +32,7 @@ class Rule(NamedTuple):
     paired: bool
     sampling: int
     batch_size: int
-    scale: Any  # 2 loss_scale / rows: of the gradient
+    scale: Any  # 2 loss_scale / rows: of the gradient; twice that in plain steps where d beta / dw = 2w
     spread: Any  # n / batch size: of a label's noise in the mean
     momentum: Any
     damping: Any  # 1 - dampening

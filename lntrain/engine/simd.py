@@ -7,14 +7,26 @@ another must wait for: a third of the speed at (40, 100).
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 VECTOR_BYTES = 64  # one cache line; LLVM splits it where registers are narrower
 INT = ir.IntType(64)
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Zeros that begin on a cache line."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + VECTOR_BYTES, np.uint8)
+    start = -memory.ctypes.data % VECTOR_BYTES
+    out: NDArray[Any] = memory[start : start + size].view(dtype).reshape(shape)
+    return out
 
 
 @intrinsic
@@ -32,7 +44,7 @@ def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
 
-def _totals(builder: Any, vectors: list[Any]) -> Any:
+def totals(builder: Any, vectors: list[Any]) -> Any:
     """One vector with the sum of each of the vectors (a power of two of them), by halving them together."""
     lanes = span = vectors[0].type.count
     while span > 1:
@@ -47,7 +59,7 @@ def _totals(builder: Any, vectors: list[Any]) -> Any:
     return vectors[0]
 
 
-class _Emitter:
+class Emitter:
     """Loads, stores and products of vectors at offsets of arrays."""
 
     def __init__(self, builder: Any, element: Any, width: Any) -> None:
@@ -86,11 +98,16 @@ class _Emitter:
     def fma(self, total: Any, a: Any, b: Any) -> Any:
         return self.builder.fadd(total, self.mul(a, b), flags=("contract",))
 
-    def each_vector(self, body: Any) -> None:
-        """body(offset, load of X) over the columns; the last ones through a mask, for X has no padding."""
-        whole = self.builder.and_(self.width, INT(-self.lanes))
-        with cgutils.for_range_slice(self.builder, INT(0), whole, INT(self.lanes), INT) as (j, _):
-            body(j, self.load)
+    def each_vector(self, body: Any, copies: int = 1) -> None:
+        """body(offset, load of X) over the columns, unrolled; the last ones through a mask, for X has no padding."""
+        begin, whole = INT(0), self.builder.and_(self.width, INT(-self.lanes))
+        for many in sorted({copies, 1}, reverse=True):
+            span = INT(many * self.lanes)
+            end = self.builder.sub(whole, self.builder.urem(whole, span))
+            with cgutils.for_range_slice(self.builder, begin, end, span, INT) as (j, _):
+                for k in range(many):
+                    body(self.builder.add(j, INT(k * self.lanes)), self.load)
+            begin = end
         with self.builder.if_then(self.builder.icmp_signed("<", whole, self.width)):
             lane = ir.Constant(ir.VectorType(INT, self.lanes), list(range(self.lanes)))
             left = self.builder.sub(self.width, whole)
@@ -115,7 +132,7 @@ def _sweep(rows: int, *, dot: bool, add: bool) -> Any:
             arrays = {n: context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 4, 5, 7, 8)}
             x, indices, beta, target, residual, grad = (arrays[n].data for n in (0, 1, 4, 5, 7, 8))
             width = builder.extract_value(arrays[0].shape, 1)
-            e = _Emitter(builder, args[6].type, width)
+            e = Emitter(builder, args[6].type, width)
 
             def offsets(first: Any) -> list[Any]:
                 places = [builder.add(first, INT(r)) for r in range(rows)]
@@ -142,7 +159,7 @@ def _sweep(rows: int, *, dot: bool, add: bool) -> Any:
 
             e.each_vector(body)
             if dot:
-                dots = _totals(builder, [builder.load(total) for total in sums])
+                dots = totals(builder, [builder.load(total) for total in sums])
                 error = builder.fsub(dots, e.load(target, args[2], dots.type))
                 e.store(builder.fmul(error, e.splat(args[6], rows)), residual, args[2])
             return context.get_dummy_value()
@@ -171,7 +188,7 @@ def _elementwise(compute: Any) -> Any:
             ]
             count, width = (builder.extract_value(arrays[0].shape, axis) for axis in (0, 1))
             element = context.get_value_type(signature.args[0].dtype)
-            e = _Emitter(builder, element, width)
+            e = Emitter(builder, element, width)
             last = builder.mul(builder.sub(count, INT(1)), width)  # of the weights; the first where there is one
             bases = {"u": arrays[0].data, "v": builder.gep(arrays[0].data, [last])}
             bases |= {"beta": arrays[1].data, "total": arrays[2].data, "grad": arrays[3].data}
@@ -194,7 +211,7 @@ def add_noise(typing_context, y, unit, first, std, target, total):  # type: igno
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         arrays = {n: context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 4, 5)}
         y, unit, target, total = (array.data for array in arrays.values())
-        e = _Emitter(builder, args[3].type, builder.extract_value(arrays[0].shape, 0))
+        e = Emitter(builder, args[3].type, builder.extract_value(arrays[0].shape, 0))
         scale, drawn = e.splat(args[3], e.lanes), ir.VectorType(ir.FloatType(), e.lanes)
         with cgutils.for_range_slice(builder, INT(0), e.width, INT(e.lanes), INT) as (i, _):
             eps = builder.load(e.at(unit, builder.add(args[2], i), drawn), align=4)
@@ -206,77 +223,36 @@ def add_noise(typing_context, y, unit, first, std, target, total):  # type: igno
     return signature, codegen
 
 
-def _single(beta_of: Any, step: Any) -> Any:
-    """An intrinsic for a plain step on one row: beta joins its sum and meets the row; the weights move along it."""
+class Formulas(NamedTuple):
+    """A quadratic parametrisation: its weights' names, beta of them, and a step along grad, which bears the lr.
 
-    @intrinsic
-    def single(typing_context, w, total, X, index, i, target, scale):  # type: ignore[no-untyped-def]
-        signature = types.none(w, total, X, index, types.intp, target, scale)
+    Where d beta / dw = 2w, grad bears the 2 as well.
+    """
 
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arrays = {n: context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 2, 3, 5)}
-            weights, sums, x, indices, targets = (arrays[n].data for n in (0, 1, 2, 3, 5))
-            e = _Emitter(builder, args[6].type, builder.extract_value(arrays[2].shape, 1))
-            row = builder.mul(builder.load(builder.gep(indices, [args[4]])), e.width)
-            count, width = (builder.extract_value(arrays[0].shape, axis) for axis in (0, 1))
-            bases = {"u": weights, "v": builder.gep(weights, [builder.mul(builder.sub(count, INT(1)), width)])}
-            dot = cgutils.alloca_once_value(builder, ir.Constant(e.vector, None))
-            builder.store(ir.Constant(e.vector, None), dot)
-
-            def meet(j: Any, load: Any) -> None:
-                beta = beta_of(e, e.load(bases["u"], j), e.load(bases["v"], j))
-                e.store(builder.fadd(e.load(sums, j), beta), sums, j)
-                builder.store(e.fma(builder.load(dot), load(x, builder.add(row, j)), beta), dot)
-
-            e.each_vector(meet)
-            product = _totals(builder, [builder.load(dot)])
-            error = builder.extract_element(builder.fsub(product, e.load(targets, args[4], product.type)), INT(0))
-            slope = e.splat(builder.fmul(error, args[6]), e.lanes)
-
-            def move(j: Any, load: Any) -> None:
-                grad = builder.fmul(slope, load(x, builder.add(row, j)))
-                for name, value in step(e, e.load(bases["u"], j), e.load(bases["v"], j), grad).items():
-                    e.store(value, bases[name], j)
-
-            e.each_vector(move)
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    return single
+    weights: tuple[str, ...]
+    beta: Any
+    step: Any
 
 
-def _quadratic(beta_of: Any, step: Any) -> tuple[Any, Any, Any, Any]:
-    """(begin, descend, onward, single).
+def _passes(formulas: Formulas) -> tuple[Any, Any, Any]:
+    """(begin, descend, onward).
 
     begin: beta joins its sum and grad starts at 0. descend: a plain step along grad. onward: descend and
-    the next step's begin, the weights loaded once. single: begin and descend on one row.
+    the next step's begin, the weights loaded once.
     """
 
     def begin(e: Any, u: Any, v: Any, total: Any, **_: Any) -> dict[str, Any]:
-        beta = beta_of(e, u, v)
+        beta = formulas.beta(e, u, v)
         return {"beta": beta, "total": e.builder.fadd(total, beta), "grad": ir.Constant(e.vector, None)}
 
     def descend(e: Any, u: Any, v: Any, grad: Any, **_: Any) -> dict[str, Any]:
-        return step(e, u, v, grad)  # type: ignore[no-any-return]
+        return formulas.step(e, u, v, grad)  # type: ignore[no-any-return]
 
     def onward(e: Any, u: Any, v: Any, total: Any, grad: Any, **_: Any) -> dict[str, Any]:
-        weights = step(e, u, v, grad)
+        weights = formulas.step(e, u, v, grad)
         return weights | begin(e, weights["u"], weights.get("v", v), total)  # type: ignore[no-any-return]
 
-    return _elementwise(begin), _elementwise(descend), _elementwise(onward), _single(beta_of, step)
-
-
-def _square_step(e: Any, u: Any, v: Any, g: Any) -> dict[str, Any]:
-    return {"u": e.sub(u, e.mul(e.builder.fadd(g, g), u))}
-
-
-def _difference_step(e: Any, u: Any, v: Any, g: Any) -> dict[str, Any]:
-    return {"u": e.sub(u, e.mul(e.builder.fadd(g, g), u)), "v": e.fma(v, e.builder.fadd(g, g), v)}
-
-
-def _hadamard_step(e: Any, u: Any, v: Any, g: Any) -> dict[str, Any]:
-    return {"u": e.sub(u, e.mul(g, v)), "v": e.sub(v, e.mul(g, u))}
+    return _elementwise(begin), _elementwise(descend), _elementwise(onward)
 
 
 def _difference(e: Any, u: Any, v: Any) -> Any:
@@ -284,8 +260,12 @@ def _difference(e: Any, u: Any, v: Any) -> Any:
     return e.builder.fsub(e.builder.fmul(u, u), e.builder.fmul(v, v))
 
 
-begin_difference, descend_difference, onward_difference, single_difference = _quadratic(_difference, _difference_step)
-begin_square, descend_square, onward_square, single_square = _quadratic(lambda e, u, v: e.mul(u, u), _square_step)
-begin_hadamard, descend_hadamard, onward_hadamard, single_hadamard = _quadratic(
-    lambda e, u, v: e.mul(u, v), _hadamard_step
+DIFFERENCE = Formulas(("u", "v"), _difference, lambda e, u, v, g: {"u": e.sub(u, e.mul(g, u)), "v": e.fma(v, g, v)})
+SQUARE = Formulas(("u",), lambda e, u, v: e.mul(u, u), lambda e, u, v, g: {"u": e.sub(u, e.mul(g, u))})
+HADAMARD = Formulas(
+    ("u", "v"), lambda e, u, v: e.mul(u, v), lambda e, u, v, g: {"u": e.sub(u, e.mul(g, v)), "v": e.sub(v, e.mul(g, u))}
 )
+
+begin_difference, descend_difference, onward_difference = _passes(DIFFERENCE)
+begin_square, descend_square, onward_square = _passes(SQUARE)
+begin_hadamard, descend_hadamard, onward_hadamard = _passes(HADAMARD)

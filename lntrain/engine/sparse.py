@@ -11,7 +11,7 @@ import numpy as np
 
 from lntrain.engine.kernels import DIFFERENCE, HADAMARD, close_block
 from lntrain.engine.state import BLOCK
-from lntrain.engine.steps import empty, refill
+from lntrain.engine.steps import empty, piece, refill
 
 
 @nb.njit(forceinline=True, error_model="numpy")
@@ -30,9 +30,9 @@ def _move(rule, w, j, g):  # type: ignore[no-untyped-def]
         w[0, j] -= g * w[1, j]
         w[1, j] -= g * u
     else:
-        w[0, j] -= (g + g) * w[0, j]
+        w[0, j] -= g * w[0, j]
         if rule.parametrisation == DIFFERENCE:
-            w[1, j] += (g + g) * w[1, j]
+            w[1, j] += g * w[1, j]
 
 
 @nb.njit(error_model="numpy")
@@ -45,26 +45,27 @@ def _settle(rule, state, since, k):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def run_steps(X, y, rule, state, key, step, drawn, rates, stds):  # type: ignore[no-untyped-def]
+def run_steps(X, y, rule, state, key, step, drawn, total, rates, stds):  # type: ignore[no-untyped-def]
     """As steps.run_steps, on X = (values, columns, where each row begins)."""
     values, columns, begins = X
     n, w, sums = len(begins) - 1, state.weights, state.coef_block
     unit, rows, held = empty(rule, n, w.dtype)
     since, shift = np.zeros(w.shape[1], np.int64), 1 if rule.paired else 0
     start, left = 0, 0
-    for k in range(rates.shape[0]):
+    for k in range(total):
         if left == 0:
             start = (drawn + k) // 8 * 8
             refill(rule, unit, rows, n, start, key)
             left = start + rows.shape[0] - drawn - k
         t, left = drawn + k - start, left - 1
-        i, std = rows[t, 0], -stds[k] if t & shift else stds[k]
+        i, std = rows[t, 0], piece(stds, k, 1)[0]
+        std = -std if t & shift else std
         noise = std * w.dtype.type(held.unit[t >> shift])
         state.noise_block[i] += rule.spread * noise
         error = -(y[i] + noise)
         for p in range(begins[i], begins[i + 1]):
             error += values[p] * _coef(rule, w, columns[p])
-        slope = rule.scale * rates[k] * error
+        slope = rule.scale * piece(rates, k, 1)[0] * error
         for p in range(begins[i], begins[i + 1]):
             j = columns[p]
             sums[j] += _coef(rule, w, j) * (k + 1 - since[j])
@@ -73,4 +74,4 @@ def run_steps(X, y, rule, state, key, step, drawn, rates, stds):  # type: ignore
         if (step + k + 1) % BLOCK == 0:
             _settle(rule, state, since, k + 1)
             close_block(rule, state)
-    _settle(rule, state, since, rates.shape[0])
+    _settle(rule, state, since, total)

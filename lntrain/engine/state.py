@@ -34,6 +34,7 @@ class Run:
     base_lr: list[float] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)
     history: list[tuple[int, Tensor]] = field(default_factory=list)
+    device_steps: Any = None  # what the engine on a GPU keeps there
 
     def __post_init__(self) -> None:
         self.base_lr = [float(group["lr"]) for group in self.optimizer.param_groups]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numba as nb
 import numpy as np
 
-from lntrain.engine import simd
+from lntrain.engine import panels, simd, singles
 from lntrain.engine.kernels import (
     DIFFERENCE,
     FULL,
@@ -31,13 +31,14 @@ from lntrain.stream import fill_rows
 
 
 class Drawn(NamedTuple):
-    """Noise and rows of the steps from `start` on, flat, and room for a batch: its labels and residuals."""
+    """Noise and rows of the steps from `start` on, flat, and room for a batch: its labels, its residuals and the next step's."""
 
     unit: Any
     rows: Any
     index: Any
     target: Any
     residual: Any
+    ahead: Any
 
 
 @nb.njit(error_model="numpy")
@@ -49,8 +50,8 @@ def empty(rule, n, dtype):  # type: ignore[no-untyped-def]
     draws = np.zeros(size // every * width + simd.VECTOR_BYTES, np.float32)  # its last vector may reach beyond
     unit, rows = draws[: size // every * width].reshape(-1, width), np.empty((size, width), np.int64)
     index = np.arange(n) if rule.sampling == FULL or rule.sampling == HAOCHEN else rows.reshape(-1)
-    room = np.empty((2, index.shape[0] + simd.VECTOR_BYTES), dtype)
-    return unit, rows, Drawn(draws, rows.reshape(-1), index, room[0], room[1])
+    room = np.zeros((3, index.shape[0] + simd.VECTOR_BYTES), dtype)
+    return unit, rows, Drawn(draws, rows.reshape(-1), index, room[0], room[1], room[2])
 
 
 # no fastmath here or in draw: numba hands it down to what they call, and the stream's numbers would change
@@ -61,6 +62,13 @@ def refill(rule, unit, rows, n, start, key):  # type: ignore[no-untyped-def]
     draw(rule, unit, start // every, key)
     if rule.sampling != FULL:
         fill_rows(rows, start, every, n, 1 if rule.sampling == HAOCHEN else rule.sampling, key)
+
+
+@nb.njit(error_model="numpy")
+def piece(values, first, count):  # type: ignore[no-untyped-def]
+    """Those of the steps first..first+count-1, of an array of all steps or of one block that serves for all."""
+    first = first if first + count <= values.shape[0] else 0
+    return values[first : first + count]
 
 
 @nb.njit(forceinline=True, error_model="numpy")
@@ -112,10 +120,10 @@ def _steps(X, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-un
         conclude(rule, w, beta, coef_block, grad, slopes, buffers, rates[k], new and k == 0)
 
 
-def _bare(begin: Any, descend: Any, onward: Any, single: Any) -> tuple[Any, Any]:
-    """(whole, one): plain steps of one parametrisation on the whole batch, and on one row.
+def _bare(begin: Any, descend: Any, onward: Any) -> Any:
+    """Plain steps of one parametrisation on the whole batch.
 
-    Compiled apart for each: the choices that `_steps` makes at each step cost as much as a step on one row.
+    Compiled apart for each: the choices that `_steps` makes at each step cost as much as a short step.
     """
 
     @nb.njit(nogil=True, error_model="numpy")
@@ -140,66 +148,49 @@ def _bare(begin: Any, descend: Any, onward: Any, single: Any) -> tuple[Any, Any]
             else:
                 descend(w, beta, coef_block, grad)
 
-    @nb.njit(nogil=True, error_model="numpy")
-    def one(X, y, rule, state, drawn, t, rates, stds):  # type: ignore[no-untyped-def]
-        simd.widest()  # type: ignore[call-arg]
-        w, coef_block, noise_block = state.weights, state.coef_block, state.noise_block
-        unit, rows, target, shift = drawn.unit, drawn.rows, drawn.target, 1 if rule.paired else 0
-        for k in range(t, t + rates.shape[0]):
-            std, row = -stds[k - t] if k & shift else stds[k - t], rows[k]
-            noise = std * target.dtype.type(unit[k >> shift])
-            noise_block[row] += rule.spread * noise
-            target[k] = y[row] + noise
-            single(w, coef_block, X, rows, k, target, rule.scale * rates[k - t])
-
-    return whole, one
+    return whole
 
 
-_whole_difference, _one_difference = _bare(
-    simd.begin_difference, simd.descend_difference, simd.onward_difference, simd.single_difference
-)
-_whole_square, _one_square = _bare(simd.begin_square, simd.descend_square, simd.onward_square, simd.single_square)
-_whole_hadamard, _one_hadamard = _bare(
-    simd.begin_hadamard, simd.descend_hadamard, simd.onward_hadamard, simd.single_hadamard
-)
+_difference = _bare(simd.begin_difference, simd.descend_difference, simd.onward_difference)
+_square = _bare(simd.begin_square, simd.descend_square, simd.onward_square)
+_hadamard = _bare(simd.begin_hadamard, simd.descend_hadamard, simd.onward_hadamard)
 
 
 @nb.njit(nogil=True, error_model="numpy")
-def _block(X, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+def _block(X, vectors, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
     """len(rates) steps within a block, by the leanest code that fits."""
-    whole, one = rule.sampling == FULL, rule.batch_size == 1 and FULL < rule.sampling < HAOCHEN
-    if not plain(rule) or not (whole or one):
+    if X.ndim == 3:
+        panels.block(X, vectors, y, rule, state, drawn, t, rates, stds)
+    elif len(vectors) > 0 or (plain(rule) and rule.batch_size == 1 and FULL < rule.sampling < HAOCHEN):
+        singles.block(X, vectors, y, rule, state, drawn, t, rates, stds)
+    elif not plain(rule) or rule.sampling != FULL:
         _steps(X, y, rule, state, drawn, t, rates, stds, new)
-    elif rule.parametrisation == DIFFERENCE and whole:
-        _whole_difference(X, y, rule, state, drawn, t, rates, stds)
     elif rule.parametrisation == DIFFERENCE:
-        _one_difference(X, y, rule, state, drawn, t, rates, stds)
-    elif rule.parametrisation == SQUARE and whole:
-        _whole_square(X, y, rule, state, drawn, t, rates, stds)
+        _difference(X, y, rule, state, drawn, t, rates, stds)
     elif rule.parametrisation == SQUARE:
-        _one_square(X, y, rule, state, drawn, t, rates, stds)
-    elif whole:
-        _whole_hadamard(X, y, rule, state, drawn, t, rates, stds)
+        _square(X, y, rule, state, drawn, t, rates, stds)
     else:
-        _one_hadamard(X, y, rule, state, drawn, t, rates, stds)
+        _hadamard(X, y, rule, state, drawn, t, rates, stds)
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def run_steps(X, y, rule, state, key, step, drawn, rates, stds, new):  # type: ignore[no-untyped-def]
-    """len(rates) steps from `step` on; `drawn` counts the optimiser's, by which noise and rows are drawn.
+def run_steps(X, vectors, y, rule, state, key, step, drawn, total, rates, stds, new):  # type: ignore[no-untyped-def]
+    """`total` steps from `step` on; `drawn` counts the optimiser's, by which noise and rows are drawn.
 
-    rates, stds: lr and std of each step. new: no momentum buffer exists yet.
+    vectors: as many zeros as a panel has vectors where X is one of panels, or as registers keep on single rows.
+    rates, stds: lr and std of each step, or of one block for all. new: no momentum buffer exists yet.
     """
-    unit, rows, held = empty(rule, X.shape[0], state.weights.dtype)
+    n = rule.batch_size if X.ndim == 3 else X.shape[0]
+    unit, rows, held = empty(rule, n, state.weights.dtype)
     start, done, left = 0, 0, 0
-    while done < rates.shape[0]:
+    while done < total:
         if left == 0:
             start = (drawn + done) // 8 * 8
-            refill(rule, unit, rows, X.shape[0], start, key)
+            refill(rule, unit, rows, n, start, key)
             left = start + rows.shape[0] - drawn - done
-        count = min(left, BLOCK - (step + done) % BLOCK, rates.shape[0] - done)
-        stop = done + count
-        _block(X, y, rule, state, held, drawn + done - start, rates[done:stop], stds[done:stop], new and done == 0)
-        done, left = stop, left - count
+        count = min(left, BLOCK - (step + done) % BLOCK, total - done)
+        lr, std, fresh = piece(rates, done, count), piece(stds, done, count), new and done == 0
+        _block(X, vectors, y, rule, state, held, drawn + done - start, lr, std, fresh)
+        done, left = done + count, left - count
         if (step + done) % BLOCK == 0:
             close_block(rule, state)

@@ -61,7 +61,17 @@ def _refill(rule, unit, rows, n, start, key):  # type: ignore[no-untyped-def]
 
 
 def run_steps(
-    X: Any, y: Any, rules: Any, states: Any, keys: Any, step: int, drawn: int, rates: Any, stds: Any, new: bool
+    X: Any,
+    y: Any,
+    rules: Any,
+    states: Any,
+    keys: Any,
+    step: int,
+    drawn: int,
+    total: int,
+    rates: Any,
+    stds: Any,
+    new: bool,
 ) -> None:
     """As steps.run_steps, for all replicas together: rules, states, keys and stds hold one each."""
     n, replicas, threads = len(X), range(len(states)), min(PARTS, torch.get_num_threads())
@@ -70,7 +80,8 @@ def run_steps(
     grads = np.zeros((PARTS, len(states), states[0].room.shape[1]), X.dtype)
     left = 0
     with ThreadPoolExecutor(threads) as pool:
-        for k, rate in enumerate(rates):
+        for k in range(total):
+            rate = steps.piece(rates, k, 1)[0]
             if left == 0:
                 start = (drawn + k) // 8 * 8
                 left = start + size - drawn - k
@@ -78,7 +89,7 @@ def run_steps(
                     _refill(rules[r], made[r][0], made[r][1], n, start, keys[r])
             t, left = drawn + k - start, left - 1
             for r in replicas:
-                _prepare(y, rules[r], states[r], held[r], t, stds[r][k])
+                _prepare(y, rules[r], states[r], held[r], t, steps.piece(stds[r], k, 1)[0])
             betas = [state.room[0] for state in states]
             scales = [rule.scale * rate if steps.plain(rule) else rule.scale for rule in rules]
             share = partial(_share, X, held, steps.extent(rules[0], n, t), betas, scales, grads, threads)

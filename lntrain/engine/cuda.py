@@ -1,0 +1,171 @@
+"""The fused engine on a GPU: one step of all replicas in torch operations, captured in a CUDA graph and replayed.
+
+Noise, rows, step sizes and noise levels of a block of steps are drawn on the CPU, from the stream of the other engines,
+and copied at once; a counter on the device tells each replay which are its own. The step makes its gradient by hand,
+works in place, and runs without a graph wherever the tensors are, which is how it is tested without a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lntrain.engine import cpu
+from lntrain.engine.state import BLOCK, Run
+from lntrain.model import DiagonalLinear
+from lntrain.optim import noise_std
+
+WARM_UP = 3  # steps before a capture, as torch asks, on another stream
+
+
+def applies(run: Run) -> str | None:
+    """None where this engine can run `run`, else why not."""
+    if run.X.device.type != "cuda" or run.X.layout != torch.strided:
+        return f"X is {run.X.layout} on {run.X.device}, not dense on a GPU"
+    return cpu.supported(run)
+
+
+def captures(tensor: Tensor) -> bool:
+    """Whether steps on it can be captured in a graph."""
+    return tensor.is_cuda
+
+
+def advance(run: Run, stop: int) -> None:
+    """Train `run` up to step `stop`, in place."""
+    if run.step >= stop:
+        return
+    if run.device_steps is None:
+        run.device_steps = DeviceSteps(run)
+    group = run.optimizer.param_groups[0]
+    while run.step < stop:
+        count = min(stop, (run.step // BLOCK + 1) * BLOCK) - run.step
+        run.device_steps.fill(count)
+        run.device_steps.go(count)
+        run.step += count
+        if "noise_step" in group:
+            group["noise_step"] += count
+        run.close_block()
+    if run.lr_schedule is not None:
+        run.set_lr(float(run.lr_schedule(stop - 1)))
+
+
+class DeviceSteps:
+    """The tensors that a step reads and moves: weights (R, d), their momentum buffers, sums; a block's draws by step."""
+
+    def __init__(self, run: Run) -> None:
+        model, momentum = run.model, run.optimizer.param_groups[0]["momentum"]
+        assert isinstance(model, DiagonalLinear)
+        self.run, self.group, self.model = run, run.optimizer.param_groups[0], model
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.fresh = bool(momentum) and not run.optimizer.state.get(model.weights[0])
+        self.weights = [w.detach().view(run.replicas or 1, -1) for w in model.weights]
+        self.buffers: list[Tensor] = []
+        for w in model.weights if momentum else ():
+            buffer = run.optimizer.state[w].setdefault("momentum_buffer", torch.zeros_like(w))
+            self.buffers.append(buffer.view(run.replicas or 1, -1))
+        self.coef_sum, self.noise_sum = (run.sums[f"{s}_block"].view(run.replicas or 1, -1) for s in ("coef", "noise"))
+        many, width = BLOCK * (run.replicas or 1), len(run.y) if run.sampling == "full" else run.batch_size
+        self.unit = run.X.new_zeros(many, width).view(BLOCK, -1, width)
+        self.rows = torch.zeros_like(self.unit, dtype=torch.int64)
+        self.std, self.lr, self.take = (
+            run.X.new_zeros(many).view(BLOCK, -1, 1),
+            run.X.new_zeros(BLOCK),
+            run.X.new_zeros(BLOCK),
+        )
+        self.ratio = run.X.new_tensor(self.group.get("lr_ratio", [1.0]))[:, None]
+        self.at = torch.zeros(1, dtype=torch.int64, device=run.X.device)
+
+    def fill(self, count: int) -> None:
+        """The draws of the next `count` steps, at most a block."""
+        run, noise = self.run, self.run.noise
+        schedule: Any = None if noise.schedule is None else noise.factor  # type: ignore[union-attr]
+        stds = np.broadcast_to(noise_std(run.optimizer), self.std.shape[1])
+        levels = cpu.step_factors(schedule, run.noise_step, count)[:count, None] * stds
+        self.std[:count].copy_(torch.from_numpy(levels)[..., None])
+        if stds.any():
+            steps, keys = (run.noise_step, run.noise_step + count), run.keys()
+            drawn = [noise.unit(*key, *steps, self.unit.shape[2]) for key in keys]  # type: ignore[union-attr]
+            self.unit[:count].copy_(torch.from_numpy(np.stack(drawn, 1)))
+        rows = run.rows(count)
+        if rows is not None:
+            self.rows[:count].copy_(torch.from_numpy(rows).transpose(0, 1))
+        lr = self.group["lr"] if run.lr_schedule is None else run.base_lr[0]
+        self.lr[:count].copy_(torch.from_numpy(float(lr) * cpu.step_factors(run.lr_schedule, run.step, count)[:count]))
+        self.take.fill_(1 - self.group["dampening"])
+        if self.fresh:  # torch's first buffer is the gradient itself
+            self.take[0], self.fresh = 1.0, False
+        self.at.zero_()
+
+    def go(self, count: int) -> None:
+        """Make `count` of the steps that `fill` drew."""
+        if self.graph is None and captures(self.at):
+            self._capture()
+        for _ in range(count):
+            self.step() if self.graph is None else self.graph.replay()
+
+    def _capture(self) -> None:
+        """Record a step; those that warm up leave no trace."""
+        moved = [*self.weights, *self.buffers, self.coef_sum, self.noise_sum, self.at]
+        kept, aside = [each.clone() for each in moved], torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                self.at.zero_()
+                self.step()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step()
+        self.graph = graph
+        for each, before in zip(moved, kept, strict=True):
+            each.copy_(before)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step of all replicas; nothing here may wait for the device or depend on its numbers."""
+        beta = self._coef()
+        self.coef_sum.add_(beta)
+        grad = self._gradient(beta, self._now(self.unit) * self._now(self.std)).mul_(self.ratio)
+        slopes = self._slopes(grad)
+        lr, take, momentum = self.lr[self.at], self.take[self.at], self.group["momentum"]
+        for k, (w, slope) in enumerate(zip(self.weights, slopes, strict=True)):
+            move = slope + self.group["weight_decay"] * w if self.group["weight_decay"] else slope
+            if momentum:
+                buffer = self.buffers[k].mul_(momentum).add_(take * move)
+                move = move + momentum * buffer if self.group["nesterov"] else buffer
+            w.sub_(lr * move)
+        self.at.add_(1)
+
+    def _now(self, block: Tensor) -> Tensor:
+        return block.index_select(0, self.at)[0]
+
+    def _coef(self) -> Tensor:
+        if self.model.parametrisation == "square":
+            return self.weights[0].square()
+        u, v = self.weights
+        return u * v if self.model.parametrisation == "hadamard" else u**self.model.depth - v**self.model.depth
+
+    def _gradient(self, beta: Tensor, noise: Tensor) -> Tensor:
+        """(R, d), in beta; the noise joins its sum as it falls on all n labels."""
+        X, y, c, sampling = self.run.X, self.run.y, 2 * self.run.loss_scale, self.run.sampling
+        if sampling == "full":
+            self.noise_sum.add_(noise)
+            return (beta @ X.mT - (y + noise)) @ X * (c / len(y))
+        rows, spread = self._now(self.rows), len(y) / self.run.batch_size
+        fallen = torch.zeros(len(noise), len(y), dtype=X.dtype, device=X.device).scatter_add_(1, rows, noise) * spread
+        self.noise_sum.add_(fallen)
+        if sampling == "haochen":
+            return (beta @ X.mT - (y + fallen)) @ X * (c / len(y))
+        x = X[rows]
+        residual = (x @ beta[..., None]).squeeze(-1) - (y[rows] + noise)
+        return (residual[:, None] @ x).squeeze(1) * (c / self.run.batch_size)
+
+    def _slopes(self, grad: Tensor) -> tuple[Tensor, ...]:
+        """The gradient in each weight."""
+        if self.model.parametrisation == "hadamard":
+            return grad * self.weights[1], grad * self.weights[0]
+        depth = self.model.depth
+        return tuple(grad * (sign * depth * w ** (depth - 1)) for sign, w in zip((1, -1), self.weights, strict=False))

@@ -1,0 +1,170 @@
+"""Plain steps on the whole batch of an X of few rows, by panels of its columns.
+
+A panel is as many columns as registers can hold of beta and of the gradient: within it a row costs a load
+and a product a vector, the weights move between its two passes, and the second finds it in the first cache.
+Row by row (simd.py) the gradient and beta are loaded and stored again at each block of rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from lntrain.engine import simd
+from lntrain.engine.kernels import DIFFERENCE, L1_BYTES, SQUARE
+from lntrain.engine.simd import INT, VECTOR_BYTES, Emitter
+
+ROWS = 4  # X is filled up to a multiple of them with zeros
+WIDEST, NARROWEST = 8, 4  # vectors of a panel; with fewer, rows by rows are as fast
+
+
+def width(n: int, d: int, itemsize: int) -> int:
+    """How many vectors a panel of X (n, d) takes; 0 where panels do not pay."""
+    vectors = -(-d * itemsize // VECTOR_BYTES)
+    most = min(WIDEST, L1_BYTES // (VECTOR_BYTES * (-(-n // ROWS) * ROWS)))
+    if most < min(NARROWEST, vectors):
+        return 0
+    panels = -(-vectors // most)
+    return -(-vectors // panels)
+
+
+def pack(X: NDArray[Any], vectors: int) -> NDArray[Any]:
+    """X (n, d) as (panels, rows, columns), each panel in one piece."""
+    n, d = X.shape
+    columns = vectors * VECTOR_BYTES // X.itemsize
+    out = simd.aligned((-(-d // columns), -(-n // ROWS) * ROWS, columns), X.dtype)
+    for p, panel in enumerate(out):
+        part = X[:, p * columns : (p + 1) * columns]
+        panel[:n, : part.shape[1]] = part
+    return out
+
+
+def _panel(formulas: simd.Formulas) -> Any:
+    """An intrinsic for one panel p.
+
+    If `move`, its weights step along scale X^T residual. If `meet`, beta joins its sum, and its share of
+    X beta - target joins `ahead`, the next step's residual.
+    """
+
+    @intrinsic
+    def panel(typing_context, X, vectors, p, w, total, scale, move, meet, residual, target, ahead):  # type: ignore[no-untyped-def]
+        signature = types.none(
+            X, vectors, types.intp, w, total, scale, types.boolean, types.boolean, residual, target, ahead
+        )
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            arrays = [context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 3, 4, 8, 9, 10)]
+            whole, weights, sums, residual, target, ahead = arrays
+            rows, many = builder.extract_value(whole.shape, 1), len(vectors)
+            e = Emitter(builder, context.get_value_type(X.dtype), None)
+            left = builder.mul(args[2], INT(many * e.lanes))
+            x = builder.gep(whole.data, [builder.mul(left, rows)])
+            starts = (left, builder.add(left, builder.extract_value(weights.shape, 1)))
+            at = {name: builder.gep(weights.data, [k]) for name, k in zip(formulas.weights, starts, strict=False)}
+            with builder.if_then(args[6]):
+                _move(e, formulas, at, _grads(e, x, rows, residual.data, many), e.splat(args[5], e.lanes))
+            with builder.if_then(args[7]):
+                betas = _betas(e, formulas, at, builder.gep(sums.data, [left]), many)
+                first = builder.icmp_signed("==", args[2], INT(0))
+                _products(e, x, rows, betas, first, target.data, ahead.data)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return panel
+
+
+def _move(e: Any, formulas: simd.Formulas, at: dict[str, Any], grads: list[Any], factor: Any) -> None:
+    for k, grad in enumerate(grads):
+        now = {name: e.load(place, INT(k * e.lanes)) for name, place in at.items()}
+        for name, value in formulas.step(e, now["u"], now.get("v"), e.builder.fmul(grad, factor)).items():
+            e.store(value, at[name], INT(k * e.lanes))
+
+
+def _betas(e: Any, formulas: simd.Formulas, at: dict[str, Any], sums: Any, many: int) -> list[Any]:
+    betas = []
+    for j in (INT(k * e.lanes) for k in range(many)):
+        now = {name: e.load(place, j) for name, place in at.items()}
+        betas.append(formulas.beta(e, now["u"], now.get("v")))
+        e.store(e.builder.fadd(e.load(sums, j), betas[-1]), sums, j)
+    return betas
+
+
+def _grads(e: Any, x: Any, rows: Any, residual: Any, many: int) -> list[Any]:
+    """X^T residual of a panel, in registers; two chains of additions a vector hide an addition's latency."""
+    builder = e.builder
+    zero = ir.Constant(e.vector, None)
+    sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(2)] for _ in range(many)]
+    for place in (place for pair in sums for place in pair):
+        builder.store(zero, place)
+    with cgutils.for_range_slice(builder, INT(0), rows, INT(ROWS), INT) as (i, _):
+        for r in range(ROWS):
+            row = builder.add(i, INT(r))
+            factor = e.splat(builder.load(builder.gep(residual, [row])), e.lanes)
+            base = builder.mul(row, INT(many * e.lanes))
+            for k, pair in enumerate(sums):
+                value = e.load(x, builder.add(base, INT(k * e.lanes)))
+                builder.store(e.fma(builder.load(pair[r % 2]), factor, value), pair[r % 2])
+    return [builder.fadd(*(builder.load(place) for place in pair)) for pair in sums]
+
+
+def _products(e: Any, x: Any, rows: Any, betas: list[Any], first: Any, target: Any, ahead: Any) -> None:
+    """ahead = X beta - target of the first panel, += X beta of the others; many rows at a time, then the rest."""
+    builder = e.builder
+    begin: Any = INT(0)
+    for height in (h for h in (16, 8, 4) if h <= e.lanes):
+        end = builder.and_(rows, INT(-height))
+        with cgutils.for_range_slice(builder, begin, end, INT(height), INT) as (i, _):
+            dots: list[Any] = [None] * height
+            for k, beta in enumerate(betas):
+                for r in range(height):
+                    place = builder.add(
+                        builder.mul(builder.add(i, INT(r)), INT(len(betas) * e.lanes)), INT(k * e.lanes)
+                    )
+                    value = e.load(x, place)
+                    dots[r] = e.mul(value, beta) if k == 0 else e.fma(dots[r], value, beta)
+            sums = simd.totals(builder, dots)
+            before = builder.select(first, builder.fneg(e.load(target, i, sums.type)), e.load(ahead, i, sums.type))
+            e.store(builder.fadd(sums, before), ahead, i)
+        begin = end
+
+
+def _whole(formulas: simd.Formulas) -> Any:
+    """Plain steps of one parametrisation on the whole batch."""
+    panel = _panel(formulas)
+
+    @nb.njit(nogil=True, error_model="numpy")
+    def whole(X, vectors, y, rule, state, drawn, t, rates, stds):  # type: ignore[no-untyped-def]
+        simd.widest()  # type: ignore[call-arg]
+        w, total, noise_block = state.weights, state.coef_block, state.noise_block
+        unit, target, now, ahead = drawn.unit, drawn.target, drawn.residual, drawn.ahead
+        n, steps, shift = rule.batch_size, rates.shape[0], 1 if rule.paired else 0
+        for k in range(steps + 1):  # step k - 1 ends and step k begins
+            scale = rule.scale * rates[max(k, 1) - 1]
+            if k < steps:
+                std, first = -stds[k] if (t + k) & shift else stds[k], ((t + k) >> shift) * n
+                simd.add_noise(y, unit, first, std, target, noise_block)
+            for p in range(X.shape[0]):
+                panel(X, vectors, p, w, total, scale, k > 0, k < steps, now, target, ahead)
+            now, ahead = ahead, now
+
+    return whole
+
+
+_difference, _square, _hadamard = _whole(simd.DIFFERENCE), _whole(simd.SQUARE), _whole(simd.HADAMARD)
+
+
+@nb.njit(nogil=True, error_model="numpy")
+def block(X, vectors, y, rule, state, drawn, t, rates, stds):  # type: ignore[no-untyped-def]
+    """len(rates) steps within a block."""
+    if rule.parametrisation == DIFFERENCE:
+        _difference(X, vectors, y, rule, state, drawn, t, rates, stds)
+    elif rule.parametrisation == SQUARE:
+        _square(X, vectors, y, rule, state, drawn, t, rates, stds)
+    else:
+        _hadamard(X, vectors, y, rule, state, drawn, t, rates, stds)
