@@ -218,6 +218,16 @@ def test_steps_for_a_gpu_take_replicas_at_once(batch):
     assert_same(*both(500, "hadamard", batch, "momentum", engine=cuda, **options), 1e-10)
 
 
+@pytest.mark.parametrize("engine", [cpu, cuda])
+def test_options_changed_between_calls_count(engine):
+    reference, fused = make(), make()
+    for run, advance in ((reference, loop.advance), (fused, engine.advance)):
+        advance(run, 100)
+        run.optimizer.param_groups[0].update(lr=0.002, momentum=0.9, weight_decay=0.01)
+        advance(run, 400)
+    assert_same(reference, fused, 1e-10)
+
+
 def test_a_graph_is_captured_once_and_replayed(monkeypatch):
     """Warming up and capturing leave no trace, in the middle of a run with momentum either."""
     for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):

@@ -37,9 +37,10 @@ def advance(run: Run, stop: int) -> None:
     """Train `run` up to step `stop`, in place."""
     if run.step >= stop:
         return
-    if run.device_steps is None:
-        run.device_steps = DeviceSteps(run)
     group = run.optimizer.param_groups[0]
+    fixed = {key: group.get(key) for key in ("momentum", "dampening", "weight_decay", "nesterov", "lr_ratio")}
+    if run.device_steps is None or run.device_steps.fixed != fixed:  # a graph holds them as constants
+        run.device_steps = DeviceSteps(run, fixed)
     while run.step < stop:
         count = min(stop, (run.step // BLOCK + 1) * BLOCK) - run.step
         run.device_steps.fill(count)
@@ -55,10 +56,10 @@ def advance(run: Run, stop: int) -> None:
 class DeviceSteps:
     """The tensors that a step reads and moves: weights (R, d), their momentum buffers, sums; a block's draws by step."""
 
-    def __init__(self, run: Run) -> None:
-        model, momentum = run.model, run.optimizer.param_groups[0]["momentum"]
+    def __init__(self, run: Run, fixed: dict[str, Any]) -> None:
+        model, momentum = run.model, fixed["momentum"]
         assert isinstance(model, DiagonalLinear)
-        self.run, self.group, self.model = run, run.optimizer.param_groups[0], model
+        self.run, self.group, self.model, self.fixed = run, run.optimizer.param_groups[0], model, fixed
         self.graph: torch.cuda.CUDAGraph | None = None
         self.fresh = bool(momentum) and not run.optimizer.state.get(model.weights[0])
         self.weights = [w.detach().view(run.replicas or 1, -1) for w in model.weights]
