@@ -104,11 +104,10 @@ def gradient(X, index, first, count, beta, target, scale, residual, grad):  # ty
     """grad += scale X_B^T (X_B beta - target), rows index[first:first+count], in blocks that the caches hold."""
     row, last = X.shape[1] * X.itemsize, first + count
     ahead = 8 * row <= L1_BYTES or 4 * row > L1_BYTES
-    eights = fours = first
-    if 16 * row <= L2_BYTES:
-        if 16 * row <= L1_BYTES or 4 * row > L1_BYTES:
-            eights = first + count // 8 * 8
-        fours = eights + (last - eights) // 4 * 4
+    eights = first
+    if 16 * row <= L1_BYTES or (4 * row > L1_BYTES and 16 * row <= L2_BYTES):
+        eights += count // 8 * 8
+    fours = eights + (last - eights) // 4 * 4
     _eights(X, index, first, eights, True, beta, target, scale, residual, grad)
     _fours(X, index, eights, fours, ahead, beta, target, scale, residual, grad)
     _ones(X, index, fours, last, True, beta, target, scale, residual, grad)
