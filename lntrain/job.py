@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lntrain import plots
 from lntrain.build import Job, build, points
 from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import evaluate
@@ -79,8 +78,8 @@ class History:
         empty: dict[str, Any] = {"rows": [], "last": [], "mean": [], "seconds": 0.0}
         saved: dict[str, Any] = empty if checkpoint is None else checkpoint["history"]
         self.rows: list[dict[str, float]] = saved["rows"]
-        self.last: list[torch.Tensor] = saved["last"]
-        self.mean: list[torch.Tensor] = saved["mean"]
+        self.last: list[torch.Tensor] = list(saved["last"])
+        self.mean: list[torch.Tensor] = list(saved["mean"])
         self.seconds: float = saved["seconds"]
         self.step = 0 if checkpoint is None else int(checkpoint["state"]["step"])
 
@@ -95,7 +94,12 @@ class History:
 
     def state(self, seconds: float) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"rows": self.rows, "last": self.last, "mean": self.mean, "seconds": self.seconds + seconds}
+        return {
+            "rows": self.rows,
+            "last": _stack(self.last),
+            "mean": _stack(self.mean),
+            "seconds": self.seconds + seconds,
+        }
 
     def trim_metrics(self, folder: Path) -> None:
         """metrics.jsonl as of the checkpoint, which holds its rows: an interrupted run may have written past it."""
@@ -105,6 +109,11 @@ class History:
     def column(self, name: str) -> list[float]:
         """One metric over the rows."""
         return [row.get(name, math.nan) for row in self.rows]
+
+
+def _stack(rows: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+    """One tensor, which is saved sooner than many."""
+    return torch.stack(rows) if rows else []
 
 
 def _train(
@@ -188,10 +197,7 @@ def finish(
     if problem.X_scale is not None and snapshot.mean_coef is not None:
         arrays["mean_coef_original"], arrays["intercept_original"] = problem.original_units(snapshot.mean_coef)  # type: ignore[assignment]
     write_arrays(folder / "result.npz", {k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None})
-    figures = {} if cfg.figures is False else _figures(job, history, snapshot)
-    for name, figure in figures.items():
-        (folder / "figures").mkdir(exist_ok=True)
-        plots.save(figure, folder / "figures" / name)
+    figures = {} if cfg.figures is False else _figures(job, history, snapshot, folder / "figures")
     write_json(folder / "summary.json", summary)
     dashboard.text("summary", result_text(summary, plan.reference))
     hparams = {  # five, the number that TensorBoard ticks at first
@@ -201,7 +207,10 @@ def finish(
     return summary
 
 
-def _figures(job: Job, history: History, snapshot: Snapshot) -> dict[str, Any]:
+def _figures(job: Job, history: History, snapshot: Snapshot, folder: Path) -> dict[str, Any]:
+    """Draw and save."""
+    from lntrain import plots  # matplotlib takes half a second to load, and the jobs of a sweep draw nothing
+
     reference, steps = job.plan.reference, history.column("step")
     if reference is None or snapshot.mean_coef is None:
         return {}
@@ -214,7 +223,7 @@ def _figures(job: Job, history: History, snapshot: Snapshot) -> dict[str, Any]:
         "last iterate": "distance_last",
     }
     bands = {label: history.column(f"{name}_sd") for label, name in names.items()} if many else None
-    return {
+    figures = {
         "coefficients": plots.coefficients(
             mean.mean(0) if many else mean, reference.coef, sd=mean.std(0, ddof=1) if many and len(mean) > 1 else None,
             truth=None if job.problem.coef is None else job.problem.coef.cpu(), title=title,
@@ -224,3 +233,7 @@ def _figures(job: Job, history: History, snapshot: Snapshot) -> dict[str, Any]:
         ),
         "errors": plots.errors(steps, {label: history.column(name) for label, name in names.items()}, bands=bands, title=title),
     }  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        plots.save(figure, folder / name)
+    return figures
