@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lntrain import Antithetic, DiagonalLinear, GaussianNoise, LabelNoiseSGD, RademacherNoise, sparse_regression, train
-from lntrain.engine import choose, cpu, cuda, loop, panels, singles, wide
+from lntrain.engine import choose, cpu, cuda, lanes, loop, panels, singles, wide
 from lntrain.noise import NoNoise
 from lntrain.schedule import Cosine, PowerDecay
 from lntrain.train import _begin
@@ -282,6 +282,59 @@ def test_chunks_leave_no_trace(dtype, batch, noise):
     for stop in (1, 2, 5, 7, 100, 255, 256, 257, 511, 700, 1100):
         cpu.advance(cut, stop)
     assert_same(whole, cut)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("model", ["difference", "square", "hadamard"])
+def test_replicas_in_lanes_are_the_runs_alone(model, noise, dtype):
+    """A vector of them and three more, which run alone: lr, std, seed and init of their own, n and d of no multiple."""
+    width = lanes.count(dtype.itemsize)
+    own = torch.arange(1, width + 4, dtype=dtype)
+    kinds = {"rademacher": RademacherNoise, "none": lambda *_, **__: NoNoise()}
+    stds = (0.3 * own).tolist()
+    drawn = kinds.get(noise, GaussianNoise)(stds, schedule=PowerDecay(1.0, 50))
+    drawn = Antithetic(drawn) if noise == "antithetic" else drawn
+    options = {"n": 29, "d": 61, "dtype": dtype, "schedule": Cosine(1000)}
+    rates, seeds = (0.0005 * own).tolist(), [int(r) + 3 for r in own]
+    many = make(model, replicas=width + 3, lr=rates, noise=drawn, seed=seeds, init=0.05 * own, **options)
+    assert cpu._shared(many) == width
+    cpu.advance(many, 300)
+    for r in (0, 1, width - 1, width, width + 2):
+        single = kinds.get(noise, GaussianNoise)(stds[r], schedule=PowerDecay(1.0, 50))
+        single = Antithetic(single) if noise == "antithetic" else single
+        alone = make(model, lr=rates[r], noise=single, seed=seeds[r], init=float(0.05 * own[r]), **options)
+        (loop if dtype is torch.float64 else cpu).advance(alone, 300)
+        tolerance = 1e-10 if dtype is torch.float64 else 1e-4
+        for name in ("coef", "noise"):
+            found, wanted = many.mean(name)[r], alone.mean(name)
+            assert float((found - wanted).norm()) <= tolerance * max(float(wanted.norm()), 1e-2), name
+        assert float((many.coef[r] - alone.coef).norm()) <= tolerance * float(alone.coef.norm())
+
+
+def test_replicas_in_lanes_leave_no_trace_of_chunks_and_threads():
+    """Bit-equal, whole blocks or not; momentum, batches and few replicas take other ways."""
+    whole, cut, threads = (make(replicas=19, noise="antithetic") for _ in range(3))
+    cpu.advance(whole, 1100)
+    for stop in (1, 7, 255, 256, 640, 1100):
+        cpu.advance(cut, stop)
+    assert_same(whole, cut)
+    torch.set_num_threads(2)  # conftest puts it back
+    assert cpu._shared(threads) == 16
+    cpu.advance(threads, 1100)
+    assert_same(whole, threads)
+    assert cpu._shared(make(replicas=15)) == 0  # two threads have more to gain from each replica alone
+    assert cpu._shared(make(optimizer="momentum", replicas=16)) == 0
+    assert cpu._shared(make(batch="one", replicas=16)) == 0
+
+
+def test_lanes_see_another_x():
+    runs = make(replicas=8), make(replicas=8)
+    for run, engine in zip(runs, (loop, cpu), strict=True):
+        engine.advance(run, 5)
+        run.X.mul_(0.5)
+        engine.advance(run, 10)
+    assert_same(*runs, 1e-10)
 
 
 def test_resume_is_bit_equal():

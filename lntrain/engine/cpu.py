@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lntrain.engine import kernels, panels, singles, sparse, steps, wide
+from lntrain.engine import kernels, lanes, panels, singles, sparse, steps, wide
 from lntrain.engine.simd import VECTOR_BYTES, aligned
 from lntrain.engine.state import BLOCK, Run
 from lntrain.model import DiagonalLinear
@@ -92,8 +92,7 @@ def advance(run: Run, stop: int) -> None:
 def _segment(run: Run, X: Any, stop: int) -> None:
     """Steps run.step..stop-1 of every replica; only then is anything written back."""
     group, count = run.optimizer.param_groups[0], stop - run.step
-    many = _vectors(run)
-    states, first = _load(run, many)
+    states, first = _load(run, _vectors(run))
     dtype = states[0].weights.dtype
     lr = group["lr"] if run.lr_schedule is None else run.base_lr[0]
     rates = (float(lr) * step_factors(run.lr_schedule, run.step, count)).astype(dtype)
@@ -105,24 +104,54 @@ def _segment(run: Run, X: Any, stop: int) -> None:
     rules, pairs = [_rule(run, float(ratio)) for ratio in ratios], run.keys()
     keys = [np.uint64(stream_key(*pair)) for pair in pairs]
     std = [(s * factors).astype(dtype) for s in stds]
-    sparse_X = isinstance(X, tuple)
     rows = len(run.y) if run.sampling in ("full", "haochen") else run.batch_size
-    if not sparse_X and rows * run.X.shape[1] * dtype.itemsize >= wide.WIDE_BYTES:
-        wide.run_steps(X, y, rules, states, keys, run.step, run.noise_step, count, rates, std, first)
+    where = (run.step, run.noise_step, count, rates)
+    if not isinstance(X, tuple) and rows * run.X.shape[1] * dtype.itemsize >= wide.WIDE_BYTES:
+        wide.run_steps(X, y, rules, states, keys, *where, std, first)
     else:
-
-        def replica(r: int) -> None:
-            own = (y, rules[r], states[r], keys[r], run.step, run.noise_step, count, rates, std[r])
-            sparse.run_steps(X, *own) if sparse_X else steps.run_steps(X, (0,) * many, *own, first)
-
-        with ThreadPoolExecutor(min(len(states), torch.get_num_threads())) as pool:
-            list(pool.map(replica, range(len(states))))
+        _side_by_side(run, X, y, list(zip(rules, states, keys, std, strict=True)), where, first)
     _store(run, states)
     run.step = stop
     if run.lr_schedule is not None:
         run.set_lr(float(run.lr_schedule(stop - 1)))
     if "noise_step" in group:
         group["noise_step"] += count
+
+
+def _side_by_side(
+    run: Run, X: Any, y: Any, replicas: list[tuple[Any, Any, Any, Any]], where: tuple[int, int, int, Any], new: bool
+) -> None:
+    """Steps of the replicas (rule, state, key, stds), on threads: those that share vectors together, the others alone."""
+    shared, width = _shared(run), lanes.count(run.X.dtype.itemsize)
+    packed, vectors = _packed(run) if shared else None, (0,) * _vectors(run)
+
+    def together(r: int) -> None:
+        lanes.run_steps(packed, y[: len(run.y)], replicas[r : r + width], *where)
+
+    def alone(r: int) -> None:
+        rule, state, key, std = replicas[r]
+        own = (y, rule, state, key, *where, std)
+        sparse.run_steps(X, *own) if isinstance(X, tuple) else steps.run_steps(X, vectors, *own, new)
+
+    jobs = [partial(together, r) for r in range(0, shared, width)]
+    jobs += [partial(alone, r) for r in range(shared, len(replicas))]
+    with ThreadPoolExecutor(min(len(jobs), torch.get_num_threads())) as pool:
+        list(pool.map(lambda job: job(), jobs))
+
+
+def _shared(run: Run) -> int:
+    """How many replicas, the first ones, run in the lanes of vectors: whole vectors, and enough for every thread."""
+    if not _plain(run) or run.sampling != "full" or run.X.layout != torch.strided or run.X.nbytes >= wide.WIDE_BYTES:
+        return 0
+    vectors = (run.replicas or 1) // lanes.count(run.X.dtype.itemsize)
+    return vectors * lanes.count(run.X.dtype.itemsize) if vectors >= torch.get_num_threads() else 0
+
+
+def _packed(run: Run) -> NDArray[Any]:
+    """X as `lanes` reads it, made once."""
+    if run.packed is None or run.packed[0] != run.X._version:
+        run.packed = run.X._version, lanes.pack(run.X.detach().numpy())
+    return run.packed[1]
 
 
 def _rule(run: Run, ratio: float) -> kernels.Rule:

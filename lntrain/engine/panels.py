@@ -67,9 +67,9 @@ def _panel(formulas: simd.Formulas) -> Any:
             starts = (left, builder.add(left, builder.extract_value(weights.shape, 1)))
             at = {name: builder.gep(weights.data, [k]) for name, k in zip(formulas.weights, starts, strict=False)}
             with builder.if_then(args[6]):
-                _move(e, formulas, at, _grads(e, x, rows, residual.data, many), e.splat(args[5], e.lanes))
+                step_weights(e, formulas, at, _grads(e, x, rows, residual.data, many), e.splat(args[5], e.lanes))
             with builder.if_then(args[7]):
-                betas = _betas(e, formulas, at, builder.gep(sums.data, [left]), many)
+                betas = coefficients(e, formulas, at, builder.gep(sums.data, [left]), many)
                 first = builder.icmp_signed("==", args[2], INT(0))
                 _products(e, x, rows, betas, first, target.data, ahead.data)
             return context.get_dummy_value()
@@ -79,14 +79,16 @@ def _panel(formulas: simd.Formulas) -> Any:
     return panel
 
 
-def _move(e: Any, formulas: simd.Formulas, at: dict[str, Any], grads: list[Any], factor: Any) -> None:
+def step_weights(e: Any, formulas: simd.Formulas, at: dict[str, Any], grads: list[Any], factor: Any) -> None:
+    """The weights `at` step along factor grads, vector by vector."""
     for k, grad in enumerate(grads):
         now = {name: e.load(place, INT(k * e.lanes)) for name, place in at.items()}
         for name, value in formulas.step(e, now["u"], now.get("v"), e.builder.fmul(grad, factor)).items():
             e.store(value, at[name], INT(k * e.lanes))
 
 
-def _betas(e: Any, formulas: simd.Formulas, at: dict[str, Any], sums: Any, many: int) -> list[Any]:
+def coefficients(e: Any, formulas: simd.Formulas, at: dict[str, Any], sums: Any, many: int) -> list[Any]:
+    """beta of the weights `at`, so many vectors, added to `sums`."""
     betas = []
     for j in (INT(k * e.lanes) for k in range(many)):
         now = {name: e.load(place, j) for name, place in at.items()}
