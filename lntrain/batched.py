@@ -3,75 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from lntrain import build, job, runfolder
 from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import measure, summarise
 from lntrain.files import write_checkpoint, write_json
+from lntrain.members import Member, Place, Planned, diverged, model_of, optimizer_of, part_of, part_of_state
 from lntrain.model import DiagonalLinear
-from lntrain.optim import LabelNoiseSGD
 from lntrain.report import result_text
 from lntrain.schedule import Schedule
 from lntrain.sweep_jobs import Text, settings, sparing, varied, write_config
-from lntrain.train import GROWTH, DivergenceError, Snapshot, train
+from lntrain.train import DivergenceError, Snapshot, train
 from lntrain.watch import Interruption, signals, watch
 
 BATCHABLE = ("optimizer.lr", "noise.std", "penalty.alpha", "penalty.alpha_ratio", "model.init", "seed")
 CHOSEN = (*BATCHABLE, "steps")  # what `build` writes into a configuration, too
-
-
-@dataclass(frozen=True)
-class Place:
-    """A job as the sweep gives it: its folder, locked by the caller, its overrides and the values that are its own."""
-
-    folder: Path
-    overrides: Sequence[str]
-    values: Mapping[str, Any]
-
-    @property
-    def planned(self) -> tuple[tuple[str, Any], ...]:
-        """The values but the seed: they share a plan."""
-        return tuple((key, value) for key, value in self.values.items() if key != "seed")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A configuration with the numbers that its plan chose, what it builds, and its text for any seed."""
-
-    cfg: DictConfig
-    built: build.Job
-    text: Callable[[Mapping[str, Any]], str]
-
-
-@dataclass(frozen=True)
-class Member:
-    """A job of the batch: its rows among the replicas are `rows`, or the one row `rows` of a single network."""
-
-    place: Place
-    plan: Planned
-    built: build.Job
-    rows: slice | int
-    history: job.History
-    dashboard: Dashboard
-
-    @property
-    def folder(self) -> Path:
-        return self.place.folder
-
-    @property
-    def streams(self) -> list[int]:
-        """The noise streams that its networks have when it runs alone."""
-        return list(range(self.plan.cfg.model.replicas or 1))
 
 
 def batchable(cfg: DictConfig) -> bool:
@@ -168,44 +120,15 @@ def _run_together(
         board = Dashboard(place.folder, replicas=bool(cfg.model.replicas), settled=cfg.steps // 100)
         board.text("plan", built.plan_text)
         members.append(Member(place, plan, built, rows, job.History(built, None), board))
-    model = _model(members, first)
+    model = model_of(members, first)
     try:
         _train(members, model)
     except DivergenceError:
-        return _diverged(members, model)
+        return diverged(members, model)
     finally:
         for member in members:
             member.dashboard.close()
     return []
-
-
-def _model(members: Sequence[Member], replicas: int) -> DiagonalLinear:
-    """All networks in one, each with the weights that it starts from alone."""
-    own = members[0].built
-    model = DiagonalLinear(
-        own.problem.d, parametrisation=own.model.parametrisation, depth=own.model.depth, replicas=replicas,
-        dtype=own.problem.X.dtype, device=own.problem.X.device,
-    )  # fmt: skip
-    with torch.no_grad():
-        for member in members:
-            for all_of_them, alone in zip(model.weights, member.built.model.weights, strict=True):
-                all_of_them[member.rows] = alone
-    return model
-
-
-def _optimizer(members: Sequence[Member], model: DiagonalLinear) -> LabelNoiseSGD:
-    """A step size, a noise level, a seed and a stream for each replica."""
-    cfg = members[0].plan.cfg
-    rates, stds, seeds = ([] for _ in range(3))  # type: ignore[var-annotated]
-    for member in members:
-        for values, value in ((rates, member.built.plan.lr), (stds, member.built.plan.std), (seeds, member.built.seed)):
-            values.extend([value] * len(member.streams))
-    optimizer: LabelNoiseSGD = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
-        model.parameters(), lr=rates[0] if len(set(rates)) == 1 else rates, seed=seeds,
-        noise=build.noise_of(cfg, stds[0] if len(set(stds)) == 1 else tuple(stds)),
-        rank=[stream for member in members for stream in member.streams],
-    )  # fmt: skip
-    return optimizer
 
 
 def _train(members: Sequence[Member], model: DiagonalLinear) -> None:
@@ -213,7 +136,7 @@ def _train(members: Sequence[Member], model: DiagonalLinear) -> None:
     first, began, folder = members[0], time.monotonic(), members[0].folder.parent
     cfg, schedule = first.plan.cfg, first.built.lr_schedule
     snapshots = train(
-        model, _optimizer(members, model), first.built.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
+        model, optimizer_of(members, model), first.built.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
         loss_scale=cfg.loss_scale, lr_schedule=schedule, engine=cfg.engine, snapshots=build.points(cfg.steps, cfg.points_per_octave),
     )  # fmt: skip
 
@@ -272,54 +195,3 @@ def _finish(member: Member, snapshot: Snapshot, seconds: float) -> None:
     )
     with (member.folder / "output.txt").open("a") as out:
         out.write(f"\n{result_text(summary, member.built.plan.reference)}\n")
-
-
-def part_of(snapshot: Snapshot, member: Member, schedule: Schedule | None) -> Snapshot:
-    """A member's share of a snapshot: what it would have yielded alone."""
-    rows = member.rows
-
-    def pick(values: Tensor | None) -> Any:
-        return None if values is None else values[rows]
-
-    factor = 1.0 if schedule is None else float(schedule(snapshot.step))
-    return replace(
-        snapshot, coef=pick(snapshot.coef), mean_coef=pick(snapshot.mean_coef), mean_noise=pick(snapshot.mean_noise),
-        log_weights=pick(snapshot.log_weights), earlier_log_weights=pick(snapshot.earlier_log_weights),
-        loss=pick(snapshot.loss), lr=member.built.plan.lr * factor, std=member.built.plan.std, _state={},
-    )  # fmt: skip
-
-
-def part_of_state(state: dict[str, Any], member: Member, schedule: Schedule | None, step: int) -> dict[str, Any]:
-    """A member's share of a state: it goes on alone from there."""
-    rows, lr = member.rows, member.built.plan.lr
-
-    def pick(values: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value[rows].clone() for name, value in values.items()}
-
-    group = {
-        **state["optimizer"]["param_groups"][0],
-        "noise_std": member.built.plan.std,
-        "seed": int(member.built.seed),
-    }
-    group.pop("lr_ratio", None)
-    group["lr"] = lr * (1.0 if schedule is None else float(schedule(step)))
-    buffers = {key: pick(kept) for key, kept in state["optimizer"]["state"].items()}
-    return {
-        **state, "model": pick(state["model"]), "optimizer": {"state": buffers, "param_groups": [group]}, "base_lr": [lr],
-        "sums": pick(state["sums"]), "history": [(at, weights[rows].clone()) for at, weights in state["history"]],
-    }  # fmt: skip
-
-
-def _diverged(members: Sequence[Member], model: DiagonalLinear) -> list[int]:
-    """The positions of those beyond the bound that `train` sets for each alone; all, where none can be named."""
-    scale, problem = members[0].plan.cfg.loss_scale, members[0].built.problem
-    gone = []
-    for i, member in enumerate(members):
-        with torch.no_grad():
-            coef = model.coef[member.rows]
-            loss = scale * (coef @ problem.X.mT - problem.y).square().mean(-1)
-            start = scale * (member.built.model(problem.X) - problem.y).square().mean(-1)
-        bound = GROWTH * (start.max() + scale * (problem.y.square().mean() + member.built.plan.std**2))
-        if not bool((loss <= bound).all()):
-            gone.append(i)
-    return gone or list(range(len(members)))

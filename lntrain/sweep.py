@@ -24,9 +24,10 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from lntrain import runfolder
-from lntrain.batched import BATCHABLE, Place, batchable, run_batch
+from lntrain.batched import BATCHABLE, batchable, run_batch
 from lntrain.cluster import patience
 from lntrain.files import write_json
+from lntrain.members import Place
 from lntrain.sweep_jobs import (
     LONGEST,
     Job,
