@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 LNTRAIN = [sys.executable, "-c", "from lntrain.cli import main; main()", "-m"]
 SMALL = ["problem.n=12", "problem.d=8", "problem.k=2", "model.replicas=null", "penalty.alpha_ratio=0.2", "engine=torch"]
 SHORT = [*SMALL, "optimizer.lr=0.002,0.003", "seed=0,1", "steps=300"]
-LONG = [*SMALL, "optimizer.lr=0.002", "seed=0,1", "steps=40000", "checkpoint_every=0.2"]
+# half a minute: Slurm takes a pre-empted job's node away some fifteen seconds after its notice
+LONG = [*SMALL, "optimizer.lr=0.002", "seed=0,1", "steps=100000", "checkpoint_every=0.2"]
 NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "--net", "true"]
 
 pytestmark = pytest.mark.slow
