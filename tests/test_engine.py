@@ -337,6 +337,20 @@ def test_lanes_see_another_x():
     assert_same(*runs, 1e-10)
 
 
+def test_lanes_run_under_inference_mode():
+    """Its tensors count no versions."""
+    with torch.inference_mode():
+        run = make(replicas=8)
+        cpu.advance(run, 5)
+        run.X.mul_(0.5)
+        cpu.advance(run, 10)
+    other = make(replicas=8)
+    cpu.advance(other, 5)
+    other.X.mul_(0.5)
+    cpu.advance(other, 10)
+    assert torch.equal(run.coef, other.coef)
+
+
 def test_resume_is_bit_equal():
     def fresh():
         model = DiagonalLinear(21, replicas=2)

@@ -148,9 +148,10 @@ def _shared(run: Run) -> int:
 
 
 def _packed(run: Run) -> NDArray[Any]:
-    """X as `lanes` reads it, made once."""
-    if run.packed is None or run.packed[0] != run.X._version:
-        run.packed = run.X._version, lanes.pack(run.X.detach().numpy())
+    """X as `lanes` reads it, made once, and anew where torch cannot tell that X is the same."""
+    version = None if run.X.is_inference() else run.X._version
+    if run.packed is None or version is None or run.packed[0] != version:
+        run.packed = version, lanes.pack(run.X.detach().numpy())
     return run.packed[1]
 
 

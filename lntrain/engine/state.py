@@ -35,7 +35,7 @@ class Run:
     sums: dict[str, Tensor] = field(default_factory=dict)
     history: list[tuple[int, Tensor]] = field(default_factory=list)
     device_steps: Any = None  # what the engine on a GPU keeps there
-    packed: tuple[int, NDArray[Any]] | None = None  # X as engine/lanes reads it, and of which version of X
+    packed: tuple[int | None, NDArray[Any]] | None = None  # which version of X, as engine/lanes reads it
 
     def __post_init__(self) -> None:
         self.base_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
