@@ -209,11 +209,11 @@ def finish(
 
 def _figures(job: Job, history: History, snapshot: Snapshot, folder: Path) -> dict[str, Any]:
     """Draw and save."""
-    from lntrain import plots  # matplotlib takes half a second to load, and the jobs of a sweep draw nothing
-
     reference, steps = job.plan.reference, history.column("step")
     if reference is None or snapshot.mean_coef is None:
         return {}
+    from lntrain import plots  # matplotlib takes half a second to load, and the jobs of a sweep draw nothing
+
     mean = snapshot.mean_coef.cpu().numpy()
     many = mean.ndim == 2
     title = f"{job.problem.name}: penalty {job.plan.alpha:.3g} (std {job.plan.std:.3g}, lr {job.plan.lr:.2g}), {snapshot.step:.3g} steps"

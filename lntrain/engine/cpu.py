@@ -82,8 +82,7 @@ def advance(run: Run, stop: int) -> None:
     """Train `run` up to step `stop`, in place."""
     if run.step >= stop:
         return
-    many = _vectors(run)
-    X = panels.pack(run.X.detach().numpy(), many) if many and run.sampling == "full" else _rows(run.X)
+    X = None if _shared(run) == run.replicas else _layout(run)  # which only those that run alone read
     constant = run.lr_schedule is None and run.noise.schedule is None  # type: ignore[union-attr]
     while run.step < stop:
         _segment(run, X, stop if constant else min(stop, (run.step // SEGMENT + 1) * SEGMENT))
@@ -141,10 +140,15 @@ def _side_by_side(
 
 def _shared(run: Run) -> int:
     """How many replicas, the first ones, run in the lanes of vectors: whole vectors, and enough for every thread."""
-    if not _plain(run) or run.sampling != "full" or run.X.layout != torch.strided or run.X.nbytes >= wide.WIDE_BYTES:
-        return 0
-    vectors = (run.replicas or 1) // lanes.count(run.X.dtype.itemsize)
-    return vectors * lanes.count(run.X.dtype.itemsize) if vectors >= torch.get_num_threads() else 0
+    width = lanes.count(run.X.dtype.itemsize)
+    vectors = (run.replicas or 1) // width
+    return vectors * width if _bare(run) and vectors >= torch.get_num_threads() else 0
+
+
+def _bare(run: Run) -> bool:
+    """Plain steps on the whole batch of a dense X that is not too large for the caches."""
+    dense = run.X.layout == torch.strided and run.X.nbytes < wide.WIDE_BYTES
+    return dense and _plain(run) and run.sampling == "full"
 
 
 def _packed(run: Run) -> NDArray[Any]:
@@ -201,7 +205,7 @@ def _vectors(run: Run) -> int:
     if not _plain(run) or run.X.layout != torch.strided:
         return 0
     n, d = run.X.shape
-    if run.sampling == "full" and run.X.nbytes < wide.WIDE_BYTES:
+    if _bare(run):
         return panels.width(n, d, run.X.dtype.itemsize)
     if run.sampling not in ("full", "haochen") and run.batch_size == 1 and run.X.nbytes <= COPY_BYTES:
         return singles.width(d, run.X.dtype.itemsize)
@@ -253,6 +257,12 @@ def _store(run: Run, states: list[kernels.State]) -> None:
 
 def _gather(rows: list[NDArray[Any]], like: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(rows)).reshape(like.shape)
+
+
+def _layout(run: Run) -> Any:
+    """X as a replica alone reads it: in panels, or by rows."""
+    many = _vectors(run)
+    return panels.pack(run.X.detach().numpy(), many) if many and run.sampling == "full" else _rows(run.X)
 
 
 def _rows(X: Tensor) -> Any:

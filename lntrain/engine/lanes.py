@@ -16,10 +16,10 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from lntrain.engine import panels, simd
-from lntrain.engine.kernels import DIFFERENCE, SQUARE, STRETCH, State, close_block, draw
+from lntrain.engine.kernels import DIFFERENCE, SQUARE, State, close_block, draw
 from lntrain.engine.simd import INT, VECTOR_BYTES, Emitter
 from lntrain.engine.state import BLOCK
-from lntrain.engine.steps import piece
+from lntrain.engine.steps import piece, stretch
 
 TOGETHER = 8  # columns of X whose gradients, and rows whose products, are summed in registers at a time
 
@@ -73,7 +73,11 @@ def _panel(formulas: simd.Formulas) -> Any:
 
 
 def _zeros(e: Any) -> list[Any]:
-    return [cgutils.alloca_once_value(e.builder, e.vector(None)) for _ in range(TOGETHER)]
+    """Places for sums that start at 0 here."""
+    places = [cgutils.alloca_once(e.builder, e.vector) for _ in range(TOGETHER)]
+    for place in places:
+        e.builder.store(e.vector(None), place)
+    return places
 
 
 def _add(e: Any, sums: Sequence[Any], x: Any, places: Sequence[Any], vector: Any) -> None:
@@ -86,8 +90,6 @@ def _add(e: Any, sums: Sequence[Any], x: Any, places: Sequence[Any], vector: Any
 def _grads(e: Any, x: Any, rows: Any, residual: Any) -> list[Any]:
     """X^T residual of a panel's columns."""
     builder, sums = e.builder, _zeros(e)
-    for total in sums:
-        builder.store(e.vector(None), total)
     with cgutils.for_range_slice(builder, INT(0), rows, INT(4), INT) as (first, _):
         for i in (builder.add(first, INT(k)) for k in range(4)):
             base = builder.mul(i, INT(TOGETHER))
@@ -107,8 +109,6 @@ def _products(typing_context, X, i, beta, target, ahead):  # type: ignore[no-unt
         many, rows = (builder.extract_value(whole.shape, axis) for axis in (0, 1))
         e = Emitter(builder, context.get_value_type(X.dtype), None)
         sums = _zeros(e)
-        for total in sums:
-            builder.store(e.vector(None), total)
         with cgutils.for_range_slice(builder, INT(0), many, INT(1), INT) as (p, _):
             base = builder.mul(builder.add(builder.mul(p, rows), args[1]), INT(TOGETHER))
             for c in range(TOGETHER):
@@ -168,7 +168,7 @@ _difference, _square, _hadamard = _steps(simd.DIFFERENCE), _steps(simd.SQUARE), 
 def _run(X, y, rule, scales, keys, state, step, drawn, total, rates, stds):  # type: ignore[no-untyped-def]
     """`total` steps from `step` on, as steps.run_steps; scales and keys (lanes,), stds (steps, lanes)."""
     n, lanes, every = y.shape[0], keys.shape[0], 2 if rule.paired else 1
-    size = max(8, min(BLOCK, STRETCH // n // 8 * 8))
+    size = stretch(n)
     units = np.zeros((lanes, size // every * n), np.float32)
     room = np.zeros((3, X.shape[1] * lanes), X.dtype)
     start, done, left = 0, 0, 0

@@ -42,10 +42,16 @@ class Drawn(NamedTuple):
 
 
 @nb.njit(error_model="numpy")
+def stretch(width):  # type: ignore[no-untyped-def]
+    """How many steps of `width` numbers are drawn at a time: a multiple of pairs of steps times the four of a Philox block."""
+    return max(8, min(BLOCK, STRETCH // width // 8 * 8))
+
+
+@nb.njit(error_model="numpy")
 def empty(rule, n, dtype):  # type: ignore[no-untyped-def]
     """Room for a stretch of draws: (unit, rows) by step, and the same as a Drawn."""
     width = rule.batch_size
-    size = max(8, min(BLOCK, STRETCH // width // 8 * 8))  # pairs of steps times the four of a Philox block
+    size = stretch(width)
     every = 2 if rule.paired else 1  # steps that share their draws
     draws = np.zeros(size // every * width + simd.VECTOR_BYTES, np.float32)  # its last vector may reach beyond
     unit, rows = draws[: size // every * width].reshape(-1, width), np.empty((size, width), np.int64)
