@@ -104,7 +104,7 @@ def part_of(snapshot: Snapshot, member: Member, schedule: Schedule | None) -> Sn
     return replace(
         snapshot, coef=pick(snapshot.coef), mean_coef=pick(snapshot.mean_coef), mean_noise=pick(snapshot.mean_noise),
         log_weights=pick(snapshot.log_weights), earlier_log_weights=pick(snapshot.earlier_log_weights),
-        loss=pick(snapshot.loss), lr=member.built.plan.lr * factor, std=member.built.plan.std, _state={},
+        tail_coef=pick(snapshot.tail_coef), tail_noise=pick(snapshot.tail_noise), loss=pick(snapshot.loss), lr=member.built.plan.lr * factor, std=member.built.plan.std, _state={},
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def part_of_state(state: dict[str, Any], member: Member, schedule: Schedule | No
     buffers = {key: pick(kept) for key, kept in state["optimizer"]["state"].items()}
     return {
         **state, "model": pick(state["model"]), "optimizer": {"state": buffers, "param_groups": [group]}, "base_lr": [lr],
-        "sums": pick(state["sums"]), "history": [(at, weights[rows].clone()) for at, weights in state["history"]],
+        "sums": pick(state["sums"]), "history": [{"step": kept["step"], **pick({k: v for k, v in kept.items() if k != "step"})} for kept in state["history"]],
     }  # fmt: skip
 
 

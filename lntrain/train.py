@@ -36,7 +36,8 @@ class Snapshot:
     """Where a run stands after `step` steps. Means run over the pre-step values, steps 0..step-1.
 
     coef, mean_coef (d,) or (R, d); mean_noise (n,) or (R, n), the mean realised label noise
-    (times n/b for batches); log_weights (m, d) or (R, m, d), log w^2 now, and
+    (times n/b for batches); tail_coef, tail_noise the same over steps earlier_step..step-1, about the
+    second half, which forgets the start exponentially and not as 1 / step; log_weights (m, d) or (R, m, d), log w^2 now, and
     earlier_log_weights at earlier_step, about half way; loss () or (R,) on the clean labels;
     lr and std at this step; scheduled: False for a heartbeat; engine: "fused" or "torch".
     """
@@ -54,6 +55,8 @@ class Snapshot:
     scheduled: bool
     engine: str
     _state: dict[str, Any] = field(repr=False)
+    tail_coef: Tensor | None = None
+    tail_noise: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """All that `train(..., state=)` needs to go on, bit for bit; loads with weights_only=True."""
@@ -105,7 +108,7 @@ def train(
     run = _begin(model, optimizer, problem, batch_size, sampling, loss_scale, lr_schedule)
     if isinstance(steps, bool) or int(steps) != steps or steps < 1:
         raise ValueError(f"steps={steps!r} must be a whole number, at least 1")
-    scheduled = _schedule(int(steps), snapshots)
+    scheduled = _schedule(int(steps), snapshots, run.period)
     if state is not None:
         _restore(run, state)
     return _advance(run, problem, int(steps), scheduled, *choose(engine, run))
@@ -139,12 +142,13 @@ def _begin(
     return run
 
 
-def _schedule(steps: int, snapshots: str | Iterable[int]) -> set[int]:
+def _schedule(steps: int, snapshots: str | Iterable[int], period: int = 1) -> set[int]:
+    """The steps to report; "log" keeps to whole pairs of antithetic noise, whose mean is 0 there alone."""
     if isinstance(snapshots, str):
         if snapshots != "log":
             raise ValueError(f'snapshots={snapshots!r}: give "log" or the steps to report')
         octaves = range(POINTS_PER_OCTAVE * steps.bit_length())
-        chosen = {int(steps * 2 ** (-k / POINTS_PER_OCTAVE)) for k in octaves}
+        chosen = {int(steps * 2 ** (-k / POINTS_PER_OCTAVE)) // period * period for k in octaves}
     else:
         chosen = {int(s) for s in snapshots}
     return {s for s in chosen if 1 <= s < steps} | {steps}
@@ -153,7 +157,8 @@ def _schedule(steps: int, snapshots: str | Iterable[int]) -> set[int]:
 def _advance(
     run: Run, problem: Problem, steps: int, scheduled: set[int], engine: str, advance: Callable[[Run, int], None]
 ) -> Iterator[Snapshot]:
-    stops = sorted(s for s in scheduled | {s // 2 for s in scheduled} | {steps} if s > run.step)
+    halves = {s // 2 // run.period * run.period for s in scheduled}
+    stops = sorted(s for s in scheduled | halves | {steps} if s > run.step)
     start_loss, std = _loss(run), torch.as_tensor(noise_std(run.optimizer))
     bound = GROWTH * (start_loss.max() + run.loss_scale * (run.y.square().mean() + std.square().max()))
     chunk, beat, pause = 256, time.monotonic(), HEARTBEAT
@@ -208,36 +213,49 @@ def _check(run: Run, problem: Problem, bound: Tensor) -> None:
 
 
 def _record(run: Run) -> None:
-    """Keep log-weights of the last half of the run: the support rule compares now with half way."""
+    """Keep log-weights and sums of the last half of the run: tail means and the support rule look back half way."""
+    half = run.step // 2 // run.period * run.period
+    run.history = [kept for kept in run.history if half <= kept["step"] != run.step]
+    record = {"step": run.step, **{f"{name}_sum": run.total(name) for name in ("coef", "noise") if run.summed(name)}}
     log_weights = getattr(run.model, "log_weights", None)
-    if log_weights is not None:
-        run.history = [kept for kept in run.history if kept[0] >= run.step // 2 and kept[0] != run.step]
-        run.history.append((run.step, log_weights.clone()))
+    run.history.append(record if log_weights is None else {**record, "log_weights": log_weights.clone()})
+
+
+def _half_way(run: Run) -> dict[str, Any]:
+    """The last record at most half way."""
+    before = [kept for kept in run.history if kept["step"] <= run.step // 2]
+    return before[-1] if before else run.history[0]
+
+
+def _tail(run: Run, earlier: dict[str, Any], name: str) -> Tensor:
+    """The mean of "coef" or "noise" since the record; the mean of all where nothing came after it or it has no sum."""
+    since, before = run.step - earlier["step"], earlier.get(f"{name}_sum")
+    return run.mean(name) if before is None or since == 0 else (run.total(name) - before) / since
 
 
 def _snapshot(run: Run, engine: str, *, scheduled: bool) -> Snapshot:
     coef = None if run.coef is None else run.coef.clone()
-    earlier_step, earlier = 0, None
-    if run.history:
-        before = [kept for kept in run.history if kept[0] <= run.step // 2]
-        earlier_step, earlier = before[-1] if before else run.history[0]
+    earlier = _half_way(run)
+    mean = None if coef is None else run.mean("coef") if run.step else coef.double()
     if run.lr_schedule is not None:
         run.set_lr(float(run.lr_schedule(run.step)))
     std = torch.as_tensor(noise_std(run.optimizer)) * float(run.noise.factor(run.noise_step))  # type: ignore[union-attr]
     return Snapshot(
         step=run.step,
         coef=coef,
-        mean_coef=None if coef is None else run.mean("coef") if run.step else coef.double(),
+        mean_coef=mean,
         mean_noise=run.mean("noise"),
         log_weights=run.model.log_weights if hasattr(run.model, "log_weights") else None,  # type: ignore[arg-type]
-        earlier_log_weights=earlier,
-        earlier_step=earlier_step,
+        earlier_log_weights=earlier.get("log_weights"),
+        earlier_step=earlier["step"],
         loss=_loss(run),
         lr=float(run.optimizer.param_groups[0]["lr"]),
         std=std.tolist(),
         scheduled=scheduled,
         engine=engine,
         _state=_state(run),
+        tail_coef=mean if coef is None or not run.step else _tail(run, earlier, "coef"),
+        tail_noise=_tail(run, earlier, "noise"),
     )
 
 
@@ -267,5 +285,8 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
     state = copy.deepcopy(state)
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
-    run.step, run.base_lr, run.history = state["step"], state["base_lr"], state["history"]
+    run.step, run.base_lr = state["step"], state["base_lr"]
+    run.history = [  # before tail means there were pairs (step, log-weights)
+        kept if isinstance(kept, dict) else {"step": kept[0], "log_weights": kept[1]} for kept in state["history"]
+    ]
     run.sums = {key: value.to(run.sums[key].device) for key, value in state["sums"].items()}

@@ -33,7 +33,7 @@ class Run:
     step: int = 0
     base_lr: list[float] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)
-    history: list[tuple[int, Tensor]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)  # "step", sums and log-weights at earlier steps
     device_steps: Any = None  # what the engine on a GPU keeps there
     packed: tuple[int | None, NDArray[Any]] | None = None  # which version of X, as engine/lanes reads it
 
@@ -69,6 +69,11 @@ class Run:
         """The optimiser's own count of steps, by which rows and noise are drawn."""
         return int(self.optimizer.param_groups[0].get("noise_step", self.step))
 
+    @property
+    def period(self) -> int:
+        """Steps that share their rows: 2 where noise comes in pairs, whose mean is 0."""
+        return int(getattr(self.noise, "period", 1))
+
     def set_lr(self, factor: float) -> None:
         """lr = base lr * factor."""
         for group, base in zip(self.optimizer.param_groups, self.base_lr, strict=True):
@@ -95,6 +100,14 @@ class Run:
                 self.sums[f"{name}_total"] += self.sums[f"{name}_block"]
                 self.sums[f"{name}_block"].zero_()
 
+    def summed(self, name: str) -> bool:
+        """Whether there is a sum of "coef" or "noise": a model without coefficients has no first one."""
+        return f"{name}_total" in self.sums
+
+    def total(self, name: str) -> Tensor:
+        """The sum over steps 0..step-1 of "coef" or "noise"."""
+        return self.sums[f"{name}_total"] + self.sums[f"{name}_block"]
+
     def mean(self, name: str) -> Tensor:
         """The mean over steps 0..step-1 of "coef" or "noise"."""
-        return (self.sums[f"{name}_total"] + self.sums[f"{name}_block"]) / max(self.step, 1)
+        return self.total(name) / max(self.step, 1)
