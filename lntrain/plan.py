@@ -3,80 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lntrain.choose import FINEST, Choice, Limits, best_choice, largest_lr, margins, stable_along, wished_std
+from lntrain.dynamics import Dynamics
+from lntrain.expectation import PER_OCTAVE, Expectation, Target, Way, expect, octaves, way
 from lntrain.lasso import LassoSolution, weighted_lasso
-from lntrain.penalty import (
-    alpha_max,
-    effective_lr,
-    effective_penalty,
-    finite_step_bias,
-    gradient_kurtosis,
-    mean_squares,
-    noise_for_penalty,
-    stable_lr,
-    step_factor,
-)
+from lntrain.penalty import alpha_max, effective_penalty, mean_squares
 from lntrain.problem import Problem
 
-BIAS = 0.02  # the finite-step bias of lambda that an automatic lr may have
-PAIRED_BIAS = 0.005  # and with antithetic noise, whose last iterate is as far from the Lasso as the step is large
-MARGIN = 0.05  # 1 - |g_j|/lambda_j below which an off coordinate is a near tie, which no plan waits for
-INIT_SHARE = 0.02  # of lambda: what the way from the initial weights may still add at the end
+ACCURACY = 0.005  # wished relative distance, where none is named
+MARGIN = 0.05  # 1 - |g_j|/lambda_j below which a coordinate off the support is a near tie, which no plan waits for
 DEFAULT_RATIO = 0.1
-
-
-@dataclass(frozen=True)
-class Dynamics:
-    """How the weights move: everything but the step size and the noise level."""
-
-    parametrisation: str = "difference"
-    loss_scale: float = 0.5
-    batch_size: int | None = None
-    sampling: str | None = None
-    momentum: float = 0.0
-    dampening: float = 0.0
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    antithetic: bool = False
-    noise_kurtosis: float = 3.0
-    init: float = 0.1
-
-    def penalty_options(self) -> dict[str, Any]:
-        """The keyword arguments of `effective_penalty` beside lr and std."""
-        names = ("parametrisation", "loss_scale", "batch_size", "sampling", "momentum", "dampening", "nesterov")
-        return {name: getattr(self, name) for name in (*names, "weight_decay", "antithetic")}
-
-    def rate(self, lr: float) -> float:
-        """a * lr, with momentum's factor: log w^2 moves by 2 a lr (lambda -/+ g) a step."""
-        return float(
-            step_factor(self.parametrisation, self.loss_scale) * effective_lr(lr, self.momentum, self.dampening)
-        )
-
-    def bias(self, problem: Problem, lasso: LassoSolution, lr: float) -> Tensor:
-        """Finite-step bias of lambda, (d,)."""
-        return finite_step_bias(
-            problem.X, lasso.coef, lasso.penalty, lr=lr, parametrisation=self.parametrisation, loss_scale=self.loss_scale,
-            momentum=self.momentum, dampening=self.dampening, antithetic=self.antithetic,
-            kurtosis=gradient_kurtosis(problem.X, self.noise_kurtosis, self.batch_size),
-        )  # fmt: skip
-
-    def stable(self, problem: Problem, lasso: LassoSolution) -> float:
-        """The largest stable step at the Lasso's solution."""
-        return stable_lr(
-            problem.X, lasso.coef, parametrisation=self.parametrisation, loss_scale=self.loss_scale,
-            momentum=self.momentum, dampening=self.dampening, nesterov=self.nesterov, batch_size=self.batch_size,
-        )  # fmt: skip
+LOOSE = 0.03  # a distance of the coefficients from which on a table may be called ill-determined
+FARTHER = 4.0  # so many times larger a step must become by leaving columns out
+PAIRS_PAY = 10.0  # so many times more work iid noise must take for antithetic pairs to be chosen
+LONGEST = 1e10  # steps of a plan that no budget bounds
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A prediction: lr, std, penalty (d,), its Lasso (None without noise), alpha = mean lambda_j / c_j, steps."""
+    """A prediction: lr, std, penalty (d,), its Lasso (None without noise), alpha = mean lambda_j / c_j, steps.
 
+    expected: of the average that is judged, over the second half of the steps where `tail`, else over all;
+    tenfold: (distance, fit) that ten times the work would reach; kept (d,): the columns that take part;
+    ill_determined: the +/- x of the coefficients where they are less determined than the fit, else None.
+    """
+
+    dynamics: Dynamics
     lr: float
     std: float
     penalty: Tensor | None
@@ -84,141 +42,77 @@ class Plan:
     alpha: float
     alpha_ratio: float
     stable_lr: float
-    bias: float
     steps: int
     planned_steps: int
-    expected_distance: float
-    near_ties: int
+    kept: Tensor
+    expected: Expectation | None = None
+    tenfold: tuple[float, float] | None = None
+    near_ties: int = 0
+    corrected: bool = False
+    tail: bool = False
+    ill_determined: float | None = None
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Errors:
-    """What keeps the mean of K steps from the Lasso, relative to its norm: noise / sqrt(K) at random, start / K, bias."""
-
-    noise: float
-    start: Tensor
-    bias: Tensor
-    largest_bias: float
-
-    def distance(self, steps: int) -> float:
-        """The rms distance to expect after so many steps."""
-        return math.hypot(self.noise / math.sqrt(steps), float((self.start / steps + self.bias).norm()))
-
-
-def expected_errors(problem: Problem, dynamics: Dynamics, lasso: LassoSolution, *, lr: float, std: float) -> Errors:
-    """Errors on the Lasso's support (theory.md sections 3 and 4), S and beta restricted to it.
-
-    noise^2 = tr(S^-1) (std^2 + mean square residual, in batches) / b; 0 for antithetic pairs;
-    start = S^-1 (log(|beta| / init^2) sign / (2 a lr)); bias = S^-1 (relative bias * lambda sign).
-    """
-    X, y = problem.X.double().cpu(), problem.y.double().cpu()
-    on, size = lasso.support, float(lasso.coef.norm())
-    relative = dynamics.bias(problem, lasso, lr)
-    if not bool(on.any()):
-        nothing = torch.zeros(1, dtype=torch.float64)
-        return Errors(0.0, nothing, nothing, float(relative.max()))
-    inverse = torch.linalg.pinv(X[:, on].T @ X[:, on] / len(y))
-    b = dynamics.batch_size or len(y)
-    power = 0.0 if dynamics.antithetic else std**2
-    if b < len(y) and dynamics.sampling != "haochen":
-        power += float((y - X @ lasso.coef).square().mean())
-    way = (lasso.coef[on].abs() / dynamics.init**2).log() / (2 * dynamics.rate(lr))
-    sign = torch.sign(lasso.coef[on])
-    return Errors(
-        noise=math.sqrt(float(inverse.diagonal().sum()) * power / b) / size,
-        start=inverse @ (way * sign) / size,
-        bias=inverse @ (relative[on] * lasso.penalty[on] * sign) / size,
-        largest_bias=float(relative[on].max()),
-    )
-
-
-def choose_lr(
-    problem: Problem,
-    dynamics: Dynamics,
-    *,
-    std: float | None,
-    alpha: float | None,
-    lr: float | None,
-    accuracy: float = math.inf,
-    bias: float = BIAS,
-) -> tuple[float, float, LassoSolution]:
-    """(lr, std, Lasso): lr as given, or the largest whose bias of lambda is at most `bias` and half the stable step.
-
-    Its bias of the coefficients stays within `accuracy` too. A wished alpha fixes the Lasso and std follows
-    from lr; a given std makes alpha follow lr.
-    """
-    options = dynamics.penalty_options()
-    automatic, rate = lr is None, 0.01 if lr is None else lr
-    positive = dynamics.parametrisation == "square"
-    for _ in range(60):
-        level = noise_for_penalty(problem.X, alpha, lr=rate, **options) if alpha is not None else std
-        penalty = effective_penalty(problem.X, lr=rate, std=level, **options)
-        lasso = weighted_lasso(problem.X, problem.y, penalty, positive=positive)
-        if not automatic:
-            break
-        errors = expected_errors(problem, dynamics, lasso, lr=rate, std=float(level))  # type: ignore[arg-type]
-        share = max(errors.largest_bias / bias, float(errors.bias.norm()) / accuracy)
-        bound = min(rate / share, dynamics.stable(problem, lasso) / 2)
-        if 0.9 * bound <= rate <= bound:
-            break
-        rate = 0.99 * bound if alpha is not None else math.sqrt(rate * 0.95 * bound)
-    return rate, float(level), lasso  # type: ignore[arg-type]
-
-
-def steps_needed(
-    problem: Problem, dynamics: Dynamics, lasso: LassoSolution, errors: Errors, *, lr: float, accuracy: float
-) -> dict[str, float]:
-    """Steps for each thing that takes time (theory.md sections 3 to 5).
-
-    "noise" and "start": each within `accuracy` of the Lasso, and the start within 2 % of lambda;
-    "support": log w^2 of every off coordinate beyond a near tie falls by 8 over half the run.
-    """
-    rate, on, penalty = dynamics.rate(lr), lasso.support, lasso.penalty
-    needed = {"noise": (errors.noise / accuracy) ** 2, "start": float(errors.start.norm()) / accuracy, "support": 0.0}
-    if bool(on.any()):
-        way = (lasso.coef[on].abs() / dynamics.init**2).log().abs()
-        needed["start"] = max(needed["start"], float((way / penalty[on]).mean()) / (2 * rate * INIT_SHARE))
-    margin = margins(problem, lasso)
-    if len(margin):
-        far = margin[margin > MARGIN]
-        slowest = float(far.min()) if len(far) else 1.0
-        needed["support"] = 1.5 * 8.0 / (rate * float(penalty.min()) * slowest)
-    return needed
-
-
-def margins(problem: Problem, lasso: LassoSolution) -> Tensor:
-    """1 - |g_j| / lambda_j of the coordinates off the support (one-sided where coef >= 0 is imposed)."""
-    X, y = problem.X.double().cpu(), problem.y.double().cpu()
-    slope = X.T @ (y - X @ lasso.coef) / len(y)
-    return (1 - (slope if lasso.positive else slope.abs()) / lasso.penalty)[~lasso.support]
 
 
 def make_plan(
     problem: Problem,
-    dynamics: Dynamics,
+    dynamics: Dynamics | Sequence[Dynamics] = Dynamics(),  # noqa: B008 (frozen)
     *,
     lr: float | None = None,
     std: float | None = None,
     alpha: float | None = None,
     alpha_ratio: float | None = None,
     steps: int | None = None,
-    accuracy: float = 0.01,
+    accuracy: float | None = None,
+    budget: float | None = None,
+    corrected: bool = False,
+    tail: bool = False,
+    replicas: int = 1,
 ) -> Plan:
     """Predict the Lasso and size the run.
 
     Args:
+        dynamics: one, or several to choose from: the first, unless another takes a tenth of its work.
         lr, steps: None chooses them. std, alpha, alpha_ratio: at most one; none means alpha_ratio 0.1.
-        accuracy: wished rms distance of the mean to the Lasso, for the planned steps.
+        accuracy: wished relative distance of the coefficients and of the fit; None: 0.005, within the budget.
+        budget: most work of a run whose steps and accuracy are not given, in nominal operations (`Dynamics.cost`).
+        corrected: choose std so that the penalty with its finite-step bias is the wished one.
+        tail: judge the mean over the second half. replicas: networks, which share the budget.
 
     Raises:
         ValueError: two wishes at once, or one out of range, named as in the configuration.
 
     >>> from lntrain import sparse_regression
     >>> plan = make_plan(sparse_regression(seed=1), Dynamics(), alpha_ratio=0.1)
-    >>> plan.bias <= 0.02, plan.lr < plan.stable_lr
+    >>> plan.lr < plan.stable_lr, plan.expected.low < 0.005 < plan.expected.high
     (True, True)
     """
+    _check(std, alpha, alpha_ratio, lr, steps, accuracy)
+    several = [dynamics] if isinstance(dynamics, Dynamics) else list(dynamics)
+    largest = alpha_max(problem.X, problem.y)
+    if std == 0:
+        return _plan_without_noise(problem, several[0], lr, steps)
+    if std is None and alpha is None:
+        alpha = (DEFAULT_RATIO if alpha_ratio is None else alpha_ratio) * largest
+    if alpha == 0:
+        raise ValueError("the target is orthogonal to every column of X: its Lasso is zero, there is nothing to train")
+    work = LONGEST if budget is None or accuracy is not None else budget
+    limits = Limits(lr, steps, work, accuracy or ACCURACY, corrected and alpha is not None, tail, replicas)
+    if alpha is None:
+        several = several[:1]
+        lr, lasso = _lr_for_std(problem, several[0], float(std or 0), limits)
+        limits = Limits(lr, steps, work, limits.accuracy, False, tail, replicas)
+    else:
+        lasso = _wished_lasso(problem, several[0], alpha)
+    target, stables = _taking_part(problem, lasso, several)
+    choice, stable = _choose(target, several, stables, limits)
+    return _plan(target, choice, stable, limits, largest)
+
+
+def _check(
+    std: float | None, alpha: float | None, alpha_ratio: float | None, lr: float | None, steps: int | None,
+    accuracy: float | None,
+) -> None:  # fmt: skip
     given = {"noise.std": std, "penalty.alpha": alpha, "penalty.alpha_ratio": alpha_ratio}
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
@@ -229,68 +123,141 @@ def make_plan(
     for name, value in (("optimizer.lr", lr), ("steps", steps), ("accuracy", accuracy)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value} must be positive and finite")
-    largest = alpha_max(problem.X, problem.y)
-    if std == 0:
-        return _plan_without_noise(problem, dynamics, lr, steps, largest)
-    if std is None and alpha is None:
-        alpha = (DEFAULT_RATIO if alpha_ratio is None else alpha_ratio) * largest
-    if alpha == 0:
-        raise ValueError("the target is orthogonal to every column of X: its Lasso is zero, there is nothing to train")
-    bias = PAIRED_BIAS if dynamics.antithetic else BIAS
-    rate, level, lasso = choose_lr(problem, dynamics, std=std, alpha=alpha, lr=lr, accuracy=accuracy, bias=bias)
-    errors = expected_errors(problem, dynamics, lasso, lr=rate, std=level)
-    needed = steps_needed(problem, dynamics, lasso, errors, lr=rate, accuracy=accuracy)
-    planned = max(1000, _round_up(max(needed.values())))
-    K = planned if steps is None else steps
-    alpha = float((lasso.penalty / mean_squares(problem.X).cpu()).mean())
-    plan = Plan(
-        lr=rate, std=level, penalty=lasso.penalty, reference=lasso, alpha=alpha, alpha_ratio=alpha / largest,
-        stable_lr=dynamics.stable(problem, lasso), bias=errors.largest_bias, steps=K, planned_steps=planned,
-        expected_distance=errors.distance(K), near_ties=int((margins(problem, lasso) < MARGIN).sum()),
+
+
+def _wished_lasso(problem: Problem, dynamics: Dynamics, alpha: float) -> LassoSolution:
+    """The Lasso with lambda_j = alpha c_j and what weight decay adds."""
+    penalty = alpha * mean_squares(problem.X).cpu() + dynamics.decay
+    return weighted_lasso(problem.X, problem.y, penalty, positive=dynamics.parametrisation == "square")
+
+
+def _lr_for_std(problem: Problem, dynamics: Dynamics, std: float, limits: Limits) -> tuple[float, LassoSolution]:
+    """(lr, Lasso) of a given std: the penalty grows with lr, so that both are found together."""
+    options, rate = dynamics.penalty_options(), 0.01 if limits.lr is None else limits.lr
+    positive, last = dynamics.parametrisation == "square", None
+    for _ in range(60):
+        penalty = effective_penalty(problem.X, lr=rate, std=std, **options)
+        last = weighted_lasso(problem.X, problem.y, penalty, positive=positive, start=None if last is None else last.coef)
+        if limits.lr is not None:
+            return rate, last
+        target = Target(problem, last, torch.ones(problem.d, dtype=torch.bool))
+        bound = largest_lr(target, dynamics, stable_along(target, dynamics, None), limits)
+        if 0.8 * bound <= rate <= bound:
+            return rate, last
+        rate = math.sqrt(rate * 0.9 * bound)
+    raise ValueError(f"no step size suits noise.std={std:g}: give optimizer.lr, or penalty.alpha in place of noise.std")
+
+
+def _taking_part(
+    problem: Problem, lasso: LassoSolution, several: Sequence[Dynamics]
+) -> tuple[Target, dict[Dynamics, float]]:
+    """The columns that train. One with ||x_j|| ||y|| / n < lambda_j sinks whatever the residual, and its weights need no step.
+
+    It is left out (at 0) only where its large penalty alone forbids the step that the others need.
+    """
+    everything = Target(problem, lasso, torch.ones(problem.d, dtype=torch.bool))
+    stables = {each: stable_along(everything, each, None) for each in several}
+    lengths = mean_squares(problem.X).cpu().sqrt() * everything.y.square().mean().sqrt()
+    kept = (lengths >= lasso.penalty) | lasso.support
+    if bool(kept.all()) or not bool(lasso.support.any()):
+        return everything, stables
+    fewer = Target(problem, lasso, kept)
+    freed = {each: stable_along(fewer, each, None) for each in several}
+    return (fewer, freed) if freed[several[0]] > FARTHER * stables[several[0]] else (everything, stables)
+
+
+def _choose(
+    target: Target, several: Sequence[Dynamics], stables: dict[Dynamics, float], limits: Limits
+) -> tuple[Choice, float]:
+    """The dynamics, its step size and steps, and its stable step along the way."""
+    n, d, first = target.problem.n, target.problem.d, several[0]
+    cheapest = min(each.cost(n, d) for each in several) * limits.replicas
+    most = min(max(limits.steps or 0, 10 * limits.work / cheapest), 10 * LONGEST)
+    largest = max(each.time(limits.lr or stables[each] / 2) for each in several)
+    smallest = min(each.time(limits.lr or stables[each] / 2) for each in several) / FINEST
+    count = PER_OCTAVE * math.ceil(math.log2(most * largest / smallest / 256))
+    path = way(target, first, target.lasso.penalty, octaves(most * largest, max(count, 4 * PER_OCTAVE)))
+    found: list[tuple[Choice, float]] = []
+    for each in several:
+        stable = min(stables[each], stable_along(target, each, path))
+        choice = best_choice(target, each, path, largest_lr(target, each, stable, limits), limits)
+        if choice is not None:
+            found.append((choice, stable))
+    best = found[0]
+    for other in found[1:]:
+        sooner = best[0].needed_work > PAIRS_PAY * other[0].needed_work
+        if sooner or other[0].score < best[0].score - math.log(PAIRS_PAY) / 2:
+            best = other
+    return best
+
+
+def _plan(target: Target, choice: Choice, stable: float, limits: Limits, largest: float) -> Plan:
+    problem, lasso = target.problem, target.lasso
+    expected = expect(
+        target, choice.dynamics, lr=choice.lr, std=choice.std, steps=choice.steps, tail=limits.tail, replicas=limits.replicas
     )  # fmt: skip
-    plan.notes.extend(_notes(plan, needed, accuracy))
+    alpha = float((lasso.penalty / mean_squares(problem.X).cpu()).mean())
+    loose = expected.distance if expected.distance > LOOSE and expected.fit < expected.distance / 2 else None
+    plan = Plan(
+        choice.dynamics, choice.lr, choice.std, lasso.penalty, lasso, alpha, alpha / largest, stable, choice.steps,
+        choice.needed, target.kept, expected, choice.tenfold, int((margins(target) < MARGIN).sum()),
+        limits.corrected, limits.tail, loose,
+    )  # fmt: skip
+    plan.notes.extend(_notes(plan, target, limits))
     return plan
 
 
-def _plan_without_noise(
-    problem: Problem, dynamics: Dynamics, lr: float | None, steps: int | None, largest: float
-) -> Plan:
+def _plan_without_noise(problem: Problem, dynamics: Dynamics, lr: float | None, steps: int | None) -> Plan:
     zero = torch.zeros(problem.d, dtype=torch.float64)
     coef = problem.coef if problem.coef is not None else torch.linalg.pinv(problem.X.double()) @ problem.y.double()
-    guess = LassoSolution(coef.double().cpu(), 0.0, 0.0, zero)
-    stable = dynamics.stable(problem, guess)
+    kept = torch.ones(problem.d, dtype=torch.bool)
+    target = Target(problem, LassoSolution(coef.double().cpu(), 0.0, 0.0, zero), kept)
+    stable = stable_along(target, dynamics, None)
     rate = stable / 20 if lr is None else lr
     notes = ["no label noise: no Lasso is predicted; gradient descent finds an interpolator that depends on init"]
-    return Plan(rate, 0.0, None, None, 0.0, 0.0, stable, math.nan, steps or 100_000, 100_000, math.nan, 0, notes)
+    return Plan(dynamics, rate, 0.0, None, None, 0.0, 0.0, stable, steps or 100_000, 100_000, kept, notes=notes)
 
 
-def _notes(plan: Plan, needed: dict[str, float], accuracy: float) -> list[str]:
-    notes = []
+def _notes(plan: Plan, target: Target, limits: Limits) -> list[str]:
+    notes, expected = [], plan.expected
+    assert expected is not None
     if plan.steps < 0.8 * plan.planned_steps:
-        what = max(needed, key=lambda name: needed[name])
-        why = {"noise": f"for an expected distance of {accuracy:g}", "start": "for the start to be forgotten",
-               "support": "for the support to show"}[what]  # fmt: skip
         notes.append(
-            f"steps={plan.steps} is short: about {plan.planned_steps} are needed {why} (steps=auto plans them)"
+            f"steps={plan.steps} is short: about {plan.planned_steps} are needed for an expected distance of "
+            f"{limits.accuracy:g} (steps=auto plans them)"
         )
     if plan.lr > plan.stable_lr:
         notes.append(f"optimizer.lr={plan.lr:g} is above the stable step {plan.stable_lr:.3g}: expect divergence")
-    elif plan.bias > 5 * BIAS:
-        notes.append(f"optimizer.lr={plan.lr:g} is large: lambda will be about {plan.bias:.0%} above the prediction")
+    elif abs(expected.lambda_ratio - 1) > 0.1 and bool(target.lasso.support.any()):
+        notes.append(f"optimizer.lr={plan.lr:g} is large: lambda will be about {expected.lambda_ratio - 1:+.0%} off")
     if plan.near_ties:
         notes.append(
             f"{plan.near_ties} coordinate(s) are near ties (within {MARGIN:.0%} of entering): their support shows late"
         )
-    if plan.reference is not None and not bool(plan.reference.support.any()):
+    if not bool(target.lasso.support.any()):
         notes.append("the penalty exceeds alpha_max: the predicted solution is zero")
+    left = int((~plan.kept).sum())
+    if left:
+        notes.append(
+            f"{left} column(s) are left at 0: at this penalty |x_j| |y| / n < lambda_j, no residual can hold them, and "
+            "their scale alone would forbid the step that the others need (problem.scale=true needs no such thing)"
+        )
+    if plan.ill_determined is not None:
+        notes.append(_why_loose(target, plan.ill_determined))
     return notes
 
 
-def _round_up(value: float) -> int:
-    """Two significant digits, upwards.
-
-    >>> _round_up(123456.0)
-    130000
-    """
-    unit = 10 ** max(0, math.floor(math.log10(max(value, 1.0))) - 1)
-    return int(math.ceil(value / unit) * unit)
+def _why_loose(target: Target, x: float) -> str:
+    """Why the coefficients are less determined than the fit."""
+    lasso = target.lasso
+    tied = torch.zeros(target.problem.d, dtype=torch.bool)
+    slope = target.X.T @ (target.y - target.X @ lasso.coef) / len(target.y)
+    tied |= (slope if lasso.positive else slope.abs()) >= lasso.penalty * (1 - 1e-6)
+    used = target.X[:, tied] / target.X[:, tied].norm(dim=0)
+    values = torch.linalg.svdvals(used)
+    rank = int((values > 1e-8 * values[0]).sum())
+    if rank < int(tied.sum()):
+        why = f"the Lasso is not unique ({int(tied.sum())} columns at their penalty, of rank {rank}: duplicates)"
+    else:
+        why = f"its {rank} columns have condition number {float(values[0] / values[-1]):.3g}"
+    return f"ill-determined: the coefficients are known to +/- {x:.2g} only, {why}; judge the fit and the objective"

@@ -197,5 +197,5 @@ def close_block(rule, state):  # type: ignore[no-untyped-def]
     for m in range(state.weights.shape[0]):
         for j in range(state.weights.shape[1]):
             w = state.weights[m, j]
-            if abs(w) < rule.floor:
+            if 0 < abs(w) < rule.floor:  # a weight at 0 stays there: its column was left out
                 state.weights[m, j] = np.copysign(rule.floor, w)
