@@ -89,9 +89,9 @@ def genes(seed: int, n: int = 60, d: int = 7000, *, block: int = 20, rho: float 
 def ames() -> Table:
     """2930 houses, prices with a heavy tail, 40 columns of text."""
     table = of_r("modeldata", "ames", "Sale_Price", overrides=("problem.categorical=onehot",))
-    for values in table.columns.values():  # the level "None" was read as missing
+    for values in table.columns.values():  # a house that has none: a word that no reader takes for missing
         if any(isinstance(v, str) for v in values):
-            values[:] = [v if isinstance(v, str) else "None" for v in values]
+            values[:] = [v if isinstance(v, str) else "Absent" for v in values]
     return table
 
 

