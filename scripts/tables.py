@@ -1,4 +1,4 @@
-"""A stranger's tables, by the command and its defaults: `python scripts/tables.py [--own] [--only NAME ...] [--noise gaussian]`.
+"""A stranger's tables, by the command and its defaults: `python scripts/tables.py [--own] [--only NAME ...]`.
 
 Each table is written as a CSV and trained by `lntrain problem=file problem.path=... problem.target=... run_dir=...`, as
 a user would. Prints a Markdown table, a line as each run ends, and judges it; the exit code is 0 if all pass. Seconds
@@ -86,7 +86,8 @@ def run(name: str, table: Table, folder: Path, overrides: list[str], limit: floa
     shape = re.search(r"n=(\d+) rows, d=(\d+) columns", out)  # as the plan has it, after encoding and dropping
     return {
         "table": name, "n": table.shape[0], "columns": table.shape[1], "seconds": seconds, "exit": code,
-        "trained_shape": [int(size) for size in shape.groups()] if shape else None, "overrides": [*table.overrides, *overrides],
+        "trained_shape": [int(size) for size in shape.groups()] if shape else None,
+        "overrides": [*table.overrides, *overrides],
         "plan": out.split("\n\n")[0].splitlines(), "error": (err.strip().splitlines() or [""])[-1],
         "summary": summary, "failures": judge(summary, exit_code=code, seconds=seconds),
     }  # fmt: skip

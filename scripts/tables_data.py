@@ -102,6 +102,12 @@ def speech() -> Table:
     return Table(table.columns | {"ill": [float(v == "PD") for v in ill]}, "ill")
 
 
+def batting() -> Table:
+    """1199 players, counts of which some are sums of others, and text, a position missing now and then; runs batted in."""
+    overrides = ("problem.categorical=onehot", "problem.missing=drop")
+    return of_r("openintro", "mlbbat10", "rbi", drop=("name",), overrides=overrides)
+
+
 def sunspots(lags: int = 36) -> Table:
     """Monthly sunspots since 1749 on the months before."""
     series = np.array(of_r("datasets", "sunspot.month", "value").columns["value"])
@@ -167,9 +173,7 @@ OWN: dict[str, Callable[[int], Table]] = {
     "ames": lambda _: ames(),
     "speech": lambda _: speech(),
     "survey": lambda _: of_r("psych", "bfi", "age", overrides=("problem.missing=mean",)),
-    "batting": lambda _: of_r(
-        "openintro", "mlbbat10", "rbi", drop=("name",), overrides=("problem.categorical=onehot",)
-    ),
+    "batting": lambda _: batting(),
     "sunspots": lambda _: sunspots(),
     "concrete": lambda _: concrete(),
     "genotypes": genotypes,

