@@ -103,7 +103,7 @@ def speech() -> Table:
 
 
 def batting() -> Table:
-    """1199 players, counts of which some are sums of others, and text, a position missing now and then; runs batted in."""
+    """1199 players, counts of which some are sums of others, and text, some positions missing; runs batted in."""
     overrides = ("problem.categorical=onehot", "problem.missing=drop")
     return of_r("openintro", "mlbbat10", "rbi", drop=("name",), overrides=overrides)
 
