@@ -53,7 +53,7 @@ class Model:
     parametrisation: str = MISSING
     depth: int = MISSING
     init: Any = MISSING
-    replicas: int | None = None
+    replicas: Any = None
     dtype: str = MISSING
 
 
@@ -64,7 +64,7 @@ class Noise:
     _target_: str = MISSING
     std: float | None = None
     p: float | None = None
-    antithetic: bool = False
+    antithetic: Any = False
     schedule: Any = None
 
 
@@ -86,6 +86,7 @@ class Penalty:
 
     alpha: float | None = None
     alpha_ratio: float | None = None
+    corrected: Any = MISSING
 
 
 @dataclass
@@ -193,8 +194,10 @@ class Config:
     lr_schedule: Any = None
     task: str = MISSING
     steps: Any = MISSING
-    accuracy: float = MISSING
-    batch_size: int | None = None
+    accuracy: float | None = None
+    budget: float | None = None
+    average: str = MISSING
+    batch_size: Any = None
     sampling: str | None = None
     loss_scale: float = MISSING
     engine: str = MISSING

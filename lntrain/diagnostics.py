@@ -66,6 +66,8 @@ def evaluate(
     snapshot: Snapshot,
     reference: LassoSolution | Sequence[LassoSolution] | None,
     penalty: Any = None,
+    *,
+    average: str = "all",
 ) -> dict[str, float]:
     """Every reported figure of a snapshot, as theory.md section 8 defines it.
 
@@ -73,11 +75,13 @@ def evaluate(
         problem: what was trained on. snapshot: from `train`.
         reference: the weighted Lasso, one a replica where penalties differ, or None without one.
         penalty: (d,) or (R, d) lambda; the reference's own unless told otherwise.
+        average: what lambda_ratio, kkt_residual, l1_norm_mean and distance_compensated are of: "all", the mean
+            of all steps, or "tail", that of about the second half. Distances, fits and objectives have both.
 
     Returns:
         name -> value; with replicas the mean over them, and its standard deviation as name + "_sd".
     """
-    return summarise(snapshot.step, measure(problem, snapshot, reference, penalty))
+    return summarise(snapshot.step, measure(problem, snapshot, reference, penalty, average=average))
 
 
 def summarise(step: int, columns: Mapping[str, Tensor]) -> dict[str, float]:
@@ -95,6 +99,8 @@ def measure(
     snapshot: Snapshot,
     reference: LassoSolution | Sequence[LassoSolution] | None,
     penalty: Any = None,
+    *,
+    average: str = "all",
 ) -> dict[str, Tensor]:
     """`evaluate` before the mean: name -> (R,) values, (1,) without replicas."""
     many = snapshot.loss.ndim > 0
@@ -105,8 +111,13 @@ def measure(
     columns = {"train_loss": rows(snapshot.loss)}
     if snapshot.coef is None or snapshot.mean_coef is None:
         return columns
+    if average not in ("all", "tail"):
+        raise ValueError(f'average={average!r} is unknown: choose "all" or "tail"')
     last, mean = rows(snapshot.coef), rows(snapshot.mean_coef)
-    columns["l1_norm_last"], columns["l1_norm_mean"] = last.abs().sum(-1), mean.abs().sum(-1)
+    tail = mean if snapshot.tail_coef is None else rows(snapshot.tail_coef)
+    tail_noise = snapshot.mean_noise if snapshot.tail_noise is None else snapshot.tail_noise
+    judged, noise = (mean, snapshot.mean_noise) if average == "all" else (tail, tail_noise)
+    columns["l1_norm_last"], columns["l1_norm_mean"] = last.abs().sum(-1), judged.abs().sum(-1)
     if problem.coef is not None:
         truth = problem.coef.cpu().double()
         columns["distance_truth_mean"], columns["distance_truth_last"] = distance(mean, truth), distance(last, truth)
@@ -117,11 +128,13 @@ def measure(
     if snapshot.log_weights is not None and snapshot.earlier_log_weights is not None:
         now, before = rows(snapshot.log_weights), rows(snapshot.earlier_log_weights)
         off = off_support(now, before, snapshot.step, snapshot.earlier_step)
-    return columns | _against(problem, lassos, penalty, last, mean, rows(snapshot.mean_noise), off)
+    averages = {"mean": mean, "tail": tail}
+    return columns | _against(problem, lassos, penalty, last, averages, judged, rows(noise), off)
 
 
 def _against(
-    problem: Problem, lassos: Sequence[LassoSolution], penalty: Any, last: Tensor, mean: Tensor, noise: Tensor, off: Tensor
+    problem: Problem, lassos: Sequence[LassoSolution], penalty: Any, last: Tensor, averages: Mapping[str, Tensor],
+    judged: Tensor, noise: Tensor, off: Tensor,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Each row's figures against its own Lasso."""
     X, y = as_float64(problem.X), problem.y.detach().cpu().double()
@@ -137,16 +150,18 @@ def _against(
     def fitted(coef: Tensor) -> Tensor:
         return torch.from_numpy((X @ coef.numpy().T).T)
 
-    objective = (y - fitted(mean)).square().sum(-1) / (2 * len(y)) + (lam * mean.abs()).sum(-1)
-    best = torch.tensor([lasso.objective for lasso in lassos], dtype=torch.float64)
-    gradient = torch.from_numpy((X.T @ (fitted(mean) - y - noise).numpy().T).T) / len(y)
+    best, fits = torch.tensor([lasso.objective for lasso in lassos], dtype=torch.float64), fitted(beta)
+    figures = {"distance_last": distance(last, beta), "distance_compensated": distance(judged, compensated)}
+    for name, average in averages.items():
+        fit = fitted(average)
+        objective = (y - fit).square().sum(-1) / (2 * len(y)) + (lam * average.abs()).sum(-1)
+        excess = torch.where(best != 0, (objective - best) / torch.where(best != 0, best, 1.0), 0.0)
+        figures |= {f"distance_{name}": distance(average, beta), f"fit_{name}": distance(fit, fits), f"suboptimality_{name}": excess}  # fmt: skip
+    gradient = torch.from_numpy((X.T @ (fitted(judged) - y - noise).numpy().T).T) / len(y)
     on = beta != 0
     return {
-        "distance_mean": distance(mean, beta),
-        "distance_last": distance(last, beta),
-        "distance_compensated": distance(mean, compensated),
-        "suboptimality_mean": torch.where(best != 0, (objective - best) / torch.where(best != 0, best, 1.0), 0.0),
-        "kkt_residual": kkt_residual(gradient, mean, lam, off, lassos[0].positive),
+        **figures,
+        "kkt_residual": kkt_residual(gradient, judged, lam, off, lassos[0].positive),
         "lambda_ratio": torch.where(on, -torch.sign(beta) * gradient / lam, 0.0).sum(-1) / on.sum(-1),
         **support_scores(~off, on),
         "support_size": (~off).sum(-1).double(),

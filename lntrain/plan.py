@@ -21,7 +21,9 @@ MARGIN = 0.05  # 1 - |g_j|/lambda_j below which a coordinate off the support is 
 DEFAULT_RATIO = 0.1
 LOOSE = 0.03  # a distance of the coefficients from which on a table may be called ill-determined
 FARTHER = 4.0  # so many times larger a step must become by leaving columns out
-PAIRS_PAY = 10.0  # so many times more work iid noise must take for antithetic pairs to be chosen
+PAIRS_PAY = 10.0  # iid noise must take so many times more work for antithetic pairs to be chosen
+BATCHES_PAY = 2.0  # and whole steps for batches to be
+NEARLY = 1.0  # of the logarithm of both distances: as good for a budget's end
 LONGEST = 1e10  # steps of a plan that no budget bounds
 
 
@@ -72,7 +74,8 @@ def make_plan(
     """Predict the Lasso and size the run.
 
     Args:
-        dynamics: one, or several to choose from: the first, unless another takes a tenth of its work.
+        dynamics: one, or several to choose from: the first, unless antithetic pairs take a tenth of its work
+            or batches half.
         lr, steps: None chooses them. std, alpha, alpha_ratio: at most one; none means alpha_ratio 0.1.
         accuracy: wished relative distance of the coefficients and of the fit; None: 0.005, within the budget.
         budget: most work of a run whose steps and accuracy are not given, in nominal operations (`Dynamics.cost`).
@@ -183,12 +186,16 @@ def _choose(
         choice = best_choice(target, each, path, largest_lr(target, each, stable, limits), limits)
         if choice is not None:
             found.append((choice, stable))
-    best = found[0]
-    for other in found[1:]:
-        sooner = best[0].needed_work > PAIRS_PAY * other[0].needed_work
-        if sooner or other[0].score < best[0].score - math.log(PAIRS_PAY) / 2:
-            best = other
-    return best
+    if not found:
+        raise ValueError("the draw of rows alone penalises more than is wished: raise batch_size, or lower optimizer.lr")
+    least = min(choice.score for choice, _ in found)
+
+    def price(found: tuple[Choice, float]) -> float:
+        own = found[0].dynamics
+        pairs, batches = own.antithetic != first.antithetic, own.batch_size != first.batch_size
+        return found[0].needed_work * (PAIRS_PAY if pairs else 1) * (BATCHES_PAY if batches else 1)
+
+    return min((each for each in found if each[0].score <= least + NEARLY), key=price)
 
 
 def _plan(target: Target, choice: Choice, stable: float, limits: Limits, largest: float) -> Plan:

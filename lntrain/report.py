@@ -23,41 +23,68 @@ def plan_text(problem: Problem, model: DiagonalLinear, plan: Plan, wishes: Mappi
         f"step      lr={plan.lr:.4g} ({wishes['lr']}; stable below {plan.stable_lr:.2g})",
     ]
     if plan.penalty is not None and plan.reference is not None:
-        low, high = float(plan.penalty.min()), float(plan.penalty.max())
-        lines += [
-            f"penalty   predicted before step 1: lambda_j = {plan.alpha:.4g} * c_j, {low:.3g} to {high:.3g} "
-            f"({plan.alpha_ratio:.3g} of alpha_max)",
-            f"          finite steps will make it {plan.bias:+.1%}",
-            f"lasso     {int(plan.reference.support.sum())} of {problem.d} coefficients, objective "
-            f"{plan.reference.objective:.4g}, duality gap {plan.reference.gap:.0e}",
-        ]
-    expected = (
-        ""
-        if math.isnan(plan.expected_distance)
-        else f"; expected distance of the mean {plan.expected_distance:.2g} or more"
+        lines += _prediction(problem, plan)
+    lines.append(f"steps     {plan.steps}, T = lr * steps = {plan.lr * plan.steps:.4g}{_expected(plan)}")
+    if wishes.get("again"):
+        lines.append(f"chosen    {wishes['again']}")
+    return "\n".join(lines + [f"note      {note}" for note in (*problem.notes, *plan.notes)])
+
+
+def _prediction(problem: Problem, plan: Plan) -> list[str]:
+    assert plan.penalty is not None
+    assert plan.reference is not None
+    assert plan.expected is not None
+    low, high = float(plan.penalty.min()), float(plan.penalty.max())
+    lines = [
+        f"penalty   predicted before step 1: lambda_j = {plan.alpha:.4g} * c_j, {low:.3g} to {high:.3g} "
+        f"({plan.alpha_ratio:.3g} of alpha_max)"
+    ]
+    if plan.corrected:
+        lines.append("          std is chosen so that this holds with finite steps and sampling")
+    elif math.isfinite(plan.expected.lambda_ratio):
+        lines.append(f"          finite steps will make it {plan.expected.lambda_ratio - 1:+.1%}")
+    lines.append(
+        f"lasso     {int(plan.reference.support.sum())} of {problem.d} coefficients, objective "
+        f"{plan.reference.objective:.4g}, duality gap {plan.reference.gap:.0e}"
     )
-    lines.append(f"steps     {plan.steps}, T = lr * steps = {plan.lr * plan.steps:.4g}{expected}")
-    return "\n".join(lines + [f"note      {note}" for note in plan.notes])
+    return lines
+
+
+def _expected(plan: Plan) -> str:
+    """What the steps should reach, and ten times the work."""
+    if plan.expected is None or plan.tenfold is None:
+        return ""
+    what, own = "mean of the second half" if plan.tail else "mean", plan.expected
+    return (
+        f"\nexpected  the {what} within {own.distance:.2g} of the Lasso ({own.low:.2g} to {own.high:.2g}), its fit within "
+        f"{own.fit:.2g}; ten times the work: {plan.tenfold[0]:.2g}, {plan.tenfold[1]:.2g}"
+    )
 
 
 def result_text(summary: Mapping[str, Any], reference: LassoSolution | None) -> str:
-    """The table "predicted / reached"; each figure with its spread over replicas where there are some."""
+    """The table "predicted / reached" of the average that is judged; with replicas each figure's spread over them."""
     if reference is None:
         return f"reached   training loss {summary['train_loss']:.3g} after {summary['steps']} steps"
 
     def cell(name: str, form: str = "{:.4f}") -> str:
         value, sd = summary.get(name), summary.get(f"{name}_sd")
-        if value is None:
+        if value is None or not math.isfinite(value):
             return "-"
         return form.format(value) + (f" +/- {form.format(sd)}" if sd is not None else "")
 
-    size = int(reference.support.sum())
+    def told(name: str, form: str = "{:.4f}") -> str:
+        value = summary.get(name)
+        return "-" if value is None or not math.isfinite(value) else form.format(value)
+
+    size, which = int(reference.support.sum()), summary["average"]
+    where = {"all": "the mean", "tail": "the tail mean"}[which]
     rows = [
-        ("lambda / the formula's", f"{1 + summary['bias']:.4f}", cell("lambda_ratio")),
-        ("l1 norm of the mean", f"{float(reference.coef.abs().sum()):.4f}", cell("l1_norm_mean")),
+        ("lambda / the predicted one", told("expected_lambda_ratio"), cell("lambda_ratio")),
+        (f"l1 norm of {where}", f"{float(reference.coef.abs().sum()):.4f}", cell("l1_norm_mean")),
         ("support", f"{size}", f"{cell('support_size', '{:.1f}')}   (F1 {cell('support_f1', '{:.3f}')})"),
-        ("objective above the Lasso's", "0", cell("suboptimality_mean", "{:.2e}")),
-        ("distance of the mean", f"{summary['expected_distance']:.4f}", cell("distance_mean")),
+        ("objective above the Lasso's", told("expected_excess", "{:.1e}"), cell("suboptimality", "{:.2e}")),
+        (f"distance of {where}", told("expected_distance"), cell("distance")),
+        ("  of its fit", told("expected_fit"), cell("distance_fit")),
         ("  against compensated labels", "", cell("distance_compensated")),
         ("distance of the last iterate", "no limit" if not summary["antithetic"] else "small", cell("distance_last")),
         ("KKT residual", "0", cell("kkt_residual")),
