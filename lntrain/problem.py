@@ -86,14 +86,17 @@ class Problem:
 
     def _take_names(self) -> None:
         """Names of columns and target from a data frame and a series, unless they are given."""
-        X, y, columns, target = self.X, self.y, self.columns, self.target
+        X: Any = self.X
+        y: Any = self.y
+        coef: Any = self.coef
+        columns, target = self.columns, self.target
         if not len(columns) and hasattr(X, "to_numpy"):
             columns = getattr(X, "columns", ())
         if not target and hasattr(y, "to_numpy") and getattr(y, "name", None) is not None:
             target = str(y.name)
         object.__setattr__(self, "columns", tuple(str(name) for name in columns))
         object.__setattr__(self, "target", target)
-        index = [str(label) for label in self.coef.index] if hasattr(self.coef, "reindex") else []
+        index = [str(label) for label in coef.index] if hasattr(coef, "reindex") else []
         if index != list(self.columns) and sorted(index) == sorted(self.columns):
             raise ValueError("coef is labelled in another order than the columns of X: give coef[X.columns]")
 
