@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lntrain.build import Job, build, points
+from lntrain.coefficients import coefficient_table, units_text, write_csv
 from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import evaluate
 from lntrain.files import read_checkpoint, to_json, write_arrays, write_atomically, write_checkpoint, write_json
@@ -56,7 +57,9 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
         raise
     finally:
         dashboard.close()
-    print(f"\n{result_text(summary, job.plan.reference)}")
+    print(
+        f"\n{result_text(summary, job.plan.reference)}{units_text(job.problem, job.plan.reference, snapshot.mean_coef)}"
+    )
     print(
         f"\nran       {summary['steps_per_second']:.3g} steps a second, metrics included ({snapshot.engine} engine)\nwrote     {folder}",
         flush=True,
@@ -196,7 +199,10 @@ def finish(
         arrays["reference_coef"] = plan.reference.coef
     if problem.X_scale is not None and snapshot.mean_coef is not None:
         arrays["mean_coef_original"], arrays["intercept_original"] = problem.original_units(snapshot.mean_coef)  # type: ignore[assignment]
-    write_arrays(folder / "result.npz", {k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None})
+    names = {"columns": np.array(problem.columns), "target": np.array(problem.target)} if problem.columns else {}
+    write_arrays(folder / "result.npz", {k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None} | names)
+    if problem.columns and plan.reference is not None and snapshot.mean_coef is not None:
+        write_csv(folder / "coefficients.csv", coefficient_table(problem, plan.reference.coef, snapshot.mean_coef))
     figures = {} if cfg.figures is False else _figures(job, history, snapshot, folder / "figures")
     write_json(folder / "summary.json", summary)
     dashboard.text("summary", result_text(summary, plan.reference))
@@ -216,6 +222,7 @@ def _figures(job: Job, history: History, snapshot: Snapshot, folder: Path) -> di
 
     mean = snapshot.mean_coef.cpu().numpy()
     many = mean.ndim == 2
+    columns = job.problem.columns or None
     title = f"{job.problem.name}: penalty {job.plan.alpha:.3g} (std {job.plan.std:.3g}, lr {job.plan.lr:.2g}), {snapshot.step:.3g} steps"
     names = {
         "mean": "distance_mean",
@@ -226,10 +233,11 @@ def _figures(job: Job, history: History, snapshot: Snapshot, folder: Path) -> di
     figures = {
         "coefficients": plots.coefficients(
             mean.mean(0) if many else mean, reference.coef, sd=mean.std(0, ddof=1) if many and len(mean) > 1 else None,
-            truth=None if job.problem.coef is None else job.problem.coef.cpu(), title=title,
+            truth=None if job.problem.coef is None else job.problem.coef.cpu(), names=columns, title=title,
         ),
         "trajectories": plots.trajectories(
-            steps, torch.stack(history.last), torch.stack(history.mean), reference.coef[history.shown], title=title
+            steps, torch.stack(history.last), torch.stack(history.mean), reference.coef[history.shown],
+            names=columns and [columns[j] for j in history.shown], title=title,
         ),
         "errors": plots.errors(steps, {label: history.column(name) for label, name in names.items()}, bands=bands, title=title),
     }  # fmt: skip
