@@ -50,6 +50,10 @@ def read_delimited(path: Path, delimiter: str | None = None) -> Table:
         raise ValueError(f"{path.name}: not a readable text table ({error}): save it as UTF-8 CSV") from None
     if not rows:
         raise ValueError(f"{path.name}: the file is empty: a header line and rows of numbers are needed")
+    if text.count('"') % 2 and "\n" in "".join(rows[-1][1]):
+        raise ValueError(
+            f"{path.name}: a quote is opened and never closed, the rest of the file is one field: close it"
+        )
     header, rows, notes = _even(path.name, rows)
     cells = list(zip(*(row for _, row in rows), strict=True)) or [()] * len(header)
     columns = _columns(path.name, header, cells, commas=delimiter != ",")
@@ -63,7 +67,7 @@ def _text(path: Path) -> str:
 
 
 def _reader(text: str, delimiter: str) -> Any:
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
 
 
 def _sniff(text: str) -> str:
@@ -72,7 +76,7 @@ def _sniff(text: str) -> str:
     def score(delimiter: str) -> tuple[bool, int]:
         try:
             widths = [len(row) for row in islice(_filled(text, delimiter), LOOKED_AT)]
-        except csv.Error:  # quotes that do not end where this one stands
+        except csv.Error:  # a field longer than csv takes
             return False, 0
         return (len(set(widths)) == 1 and widths[0] > 1, widths[0]) if widths else (False, 0)
 
