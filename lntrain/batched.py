@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lntrain import build, job, runfolder
+from lntrain.coefficients import units_text
 from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import measure, summarise
 from lntrain.files import write_checkpoint, write_json
@@ -194,4 +195,7 @@ def _finish(member: Member, snapshot: Snapshot, seconds: float) -> None:
         member.plan.cfg, member.built, member.folder, member.history, member.dashboard, snapshot, seconds
     )
     with (member.folder / "output.txt").open("a") as out:
-        out.write(f"\n{result_text(summary, member.built.plan.reference)}\n")
+        plan, problem = member.built.plan, member.built.problem
+        out.write(
+            f"\n{result_text(summary, plan.reference)}{units_text(problem, plan.reference, snapshot.mean_coef)}\n"
+        )

@@ -41,6 +41,9 @@ class FileProblem:
     _target_: str = MISSING
     path: str = MISSING
     target: str | None = None
+    missing: str = MISSING
+    categorical: str = MISSING
+    delimiter: str | None = None
     center: bool = MISSING
     scale: bool = MISSING
 

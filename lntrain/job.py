@@ -13,9 +13,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lntrain.build import Job, build, points
+from lntrain.coefficients import coefficient_table, units_text, write_csv
 from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import evaluate
 from lntrain.files import read_checkpoint, to_json, write_arrays, write_atomically, write_checkpoint, write_json
+from lntrain.forecast import time_text
+from lntrain.plan import Plan
 from lntrain.report import result_text
 from lntrain.train import DivergenceError, Snapshot, train
 from lntrain.watch import Interruption, signals, watch
@@ -33,6 +36,8 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     job = build(cfg)
     print(job.plan_text, flush=True)
     history = History(job, checkpoint)
+    if cfg.figures is not False:  # nobody looks on while a sweep's jobs run
+        print(f"time      {time_text(cfg, job, cfg.steps - history.step)}", flush=True)
     if checkpoint is not None:
         print(f"resume    at step {history.step} of {cfg.steps}", flush=True)
     dashboard = Dashboard(
@@ -56,7 +61,9 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
         raise
     finally:
         dashboard.close()
-    print(f"\n{result_text(summary, job.plan.reference)}")
+    print(
+        f"\n{result_text(summary, job.plan.reference)}{units_text(job.problem, job.plan.reference, judged(job.plan, snapshot))}"
+    )
     print(
         f"\nran       {summary['steps_per_second']:.3g} steps a second, metrics included ({snapshot.engine} engine)\nwrote     {folder}",
         flush=True,
@@ -68,7 +75,7 @@ class History:
     """What a run remembers beside its state: the rows, and the trajectories of a few coordinates."""
 
     def __init__(self, job: Job, checkpoint: Mapping[str, Any] | None) -> None:
-        reference = job.plan.reference
+        reference, self.plan = job.plan.reference, job.plan
         size = reference.coef.abs() if reference is not None else torch.zeros(job.problem.d)
         if reference is None and job.problem.coef is not None:
             size = job.problem.coef.double().abs()
@@ -86,11 +93,12 @@ class History:
     def add(self, snapshot: Snapshot, row: dict[str, float]) -> None:
         """Remember a scheduled snapshot."""
         first = (0,) if snapshot.loss.ndim else ()
+        mean = judged(self.plan, snapshot)
         assert snapshot.coef is not None
-        assert snapshot.mean_coef is not None
+        assert mean is not None
         self.rows.append(row)
         self.last.append(snapshot.coef[first][self.shown].double().cpu())
-        self.mean.append(snapshot.mean_coef[first][self.shown].double().cpu())
+        self.mean.append(mean[first][self.shown].double().cpu())
 
     def state(self, seconds: float) -> dict[str, Any]:
         """For the checkpoint."""
@@ -148,7 +156,9 @@ def _train(
             ):  # fmt: skip
                 done = snapshot
                 if snapshot.scheduled and snapshot.step > history.step:
-                    row = evaluate(job.problem, snapshot, job.plan.reference, job.plan.penalty)
+                    row = evaluate(
+                        job.problem, snapshot, job.plan.reference, job.plan.penalty, average=cfg.average
+                    )
                     metrics.write(to_json(row))
                     record(cfg, job, history, dashboard, snapshot, row)
         except DivergenceError:
@@ -164,13 +174,18 @@ def record(
     cfg: DictConfig, job: Job, history: History, dashboard: Dashboard, snapshot: Snapshot, row: dict[str, float]
 ) -> None:
     """A scheduled snapshot's metrics into the history and TensorBoard."""
-    reference, mean = job.plan.reference, snapshot.mean_coef
+    reference, mean = job.plan.reference, judged(job.plan, snapshot)
     history.add(snapshot, row)
     lines = {"one": 1.0}
     if reference is not None:
         lines |= {"l1": float(reference.coef.abs().sum()), "support": float(reference.support.sum())}
     shown = None if cfg.figures is False or mean is None else mean.mean(0) if mean.ndim == 2 else mean
     dashboard.row(row, shown, lines)
+
+
+def judged(plan: Plan, snapshot: Snapshot) -> torch.Tensor | None:
+    """The average that this run is judged by."""
+    return snapshot.tail_coef if plan.tail else snapshot.mean_coef
 
 
 def finish(
@@ -180,28 +195,40 @@ def finish(
     plan, problem, row = job.plan, job.problem, history.rows[-1]
     summary: dict[str, Any] = dict.fromkeys(SUMMARY)
     summary |= {name: value for name, value in row.items() if name != "step"}
+    which, mean = "tail" if plan.tail else "mean", judged(plan, snapshot)
+    for name, own in (("distance", "distance"), ("distance_fit", "fit"), ("suboptimality", "suboptimality")):
+        summary |= {f"{name}{sd}": row[f"{own}_{which}{sd}"] for sd in ("", "_sd") if f"{own}_{which}{sd}" in row}
     summary |= {
         "alpha": plan.alpha, "alpha_ratio": plan.alpha_ratio, "lr": plan.lr, "std": plan.std, "steps": snapshot.step,
         "seconds": seconds, "steps_per_second": snapshot.step / seconds, "seed": job.seed, "replicas": cfg.model.replicas,
-        "reference_gap": None if plan.reference is None else plan.reference.gap, "bias": plan.bias, "near_ties": plan.near_ties,
-        "expected_distance": plan.expected_distance, "antithetic": cfg.noise.antithetic, "problem": problem.name, "engine": snapshot.engine, "status": "done",
+        "reference_gap": None if plan.reference is None else plan.reference.gap, "near_ties": plan.near_ties,
+        "antithetic": plan.dynamics.antithetic, "batch_size": plan.dynamics.batch_size, "average": cfg.average,
+        "corrected": plan.corrected, "left_out": int((~plan.kept).sum()), "ill_determined": plan.ill_determined,
+        "problem": problem.name, "engine": snapshot.engine, "status": "done",
     }  # fmt: skip
+    if plan.expected is not None:
+        expected = {f"expected_{name}": value for name, value in vars(plan.expected).items()}
+        summary |= {name: value if math.isfinite(value) else None for name, value in expected.items()}
     arrays = {
         "mean_coef": snapshot.mean_coef,
+        "tail_coef": snapshot.tail_coef,
         "last_coef": snapshot.coef,
         "penalty": plan.penalty,
         "truth": problem.coef,
     }
     if plan.reference is not None:
         arrays["reference_coef"] = plan.reference.coef
-    if problem.X_scale is not None and snapshot.mean_coef is not None:
-        arrays["mean_coef_original"], arrays["intercept_original"] = problem.original_units(snapshot.mean_coef)  # type: ignore[assignment]
-    write_arrays(folder / "result.npz", {k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None})
+    if problem.X_scale is not None and mean is not None:
+        arrays["mean_coef_original"], arrays["intercept_original"] = problem.original_units(mean)  # type: ignore[assignment]
+    names = {"columns": np.array(problem.columns), "target": np.array(problem.target)} if problem.columns else {}
+    write_arrays(folder / "result.npz", {k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None} | names)
+    if problem.columns and plan.reference is not None and mean is not None:
+        write_csv(folder / "coefficients.csv", coefficient_table(problem, plan.reference.coef, mean))
     figures = {} if cfg.figures is False else _figures(job, history, snapshot, folder / "figures")
     write_json(folder / "summary.json", summary)
     dashboard.text("summary", result_text(summary, plan.reference))
     hparams = {  # five, the number that TensorBoard ticks at first
-        "lr": plan.lr, "std": plan.std, "alpha": plan.alpha, "batch_size": cfg.batch_size or problem.n, "seed": job.seed,
+        "lr": plan.lr, "std": plan.std, "alpha": plan.alpha, "batch_size": plan.dynamics.batch_size or problem.n, "seed": job.seed,
     }  # fmt: skip
     dashboard.finish(figures, hparams, summary, snapshot.step)
     return summary
@@ -210,26 +237,30 @@ def finish(
 def _figures(job: Job, history: History, snapshot: Snapshot, folder: Path) -> dict[str, Any]:
     """Draw and save."""
     reference, steps = job.plan.reference, history.column("step")
-    if reference is None or snapshot.mean_coef is None:
+    average = judged(job.plan, snapshot)
+    if reference is None or average is None:
         return {}
     from lntrain import plots  # matplotlib takes half a second to load, and the jobs of a sweep draw nothing
 
-    mean = snapshot.mean_coef.cpu().numpy()
+    mean = average.cpu().numpy()
     many = mean.ndim == 2
+    columns = job.problem.columns or None
     title = f"{job.problem.name}: penalty {job.plan.alpha:.3g} (std {job.plan.std:.3g}, lr {job.plan.lr:.2g}), {snapshot.step:.3g} steps"
+    which = "mean of the second half" if job.plan.tail else "mean"
     names = {
-        "mean": "distance_mean",
-        "mean, compensated labels": "distance_compensated",
+        which: "distance_tail" if job.plan.tail else "distance_mean",
+        f"{which}, compensated labels": "distance_compensated",
         "last iterate": "distance_last",
     }
     bands = {label: history.column(f"{name}_sd") for label, name in names.items()} if many else None
     figures = {
         "coefficients": plots.coefficients(
             mean.mean(0) if many else mean, reference.coef, sd=mean.std(0, ddof=1) if many and len(mean) > 1 else None,
-            truth=None if job.problem.coef is None else job.problem.coef.cpu(), title=title,
+            truth=None if job.problem.coef is None else job.problem.coef.cpu(), names=columns, title=title,
         ),
         "trajectories": plots.trajectories(
-            steps, torch.stack(history.last), torch.stack(history.mean), reference.coef[history.shown], title=title
+            steps, torch.stack(history.last), torch.stack(history.mean), reference.coef[history.shown],
+            names=columns and [columns[j] for j in history.shown], title=title,
         ),
         "errors": plots.errors(steps, {label: history.column(name) for label, name in names.items()}, bands=bands, title=title),
     }  # fmt: skip

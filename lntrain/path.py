@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from lntrain import plots
+from lntrain import path_plot, plots
 from lntrain.build import DTYPES, dynamics_of, noise_of, number
 from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import distance
@@ -109,9 +109,10 @@ def _finish(
     distances = [float(distance(m, lasso.coef)) for m, lasso in zip(mean, references, strict=True)]
     dense = np.geomspace(alphas[0], alphas[-1], 400)
     curve = lasso_path(problem, dense, positive=references[0].positive)
-    figure = plots.path(
-        alphas, mean, dense, curve, title=f"{problem.name}: {len(alphas)} noise levels, {snapshot.step:.3g} steps"
-    )
+    figure = path_plot.path(
+        alphas, mean, dense, curve, names=problem.columns or None,
+        title=f"{problem.name}: {len(alphas)} noise levels, {snapshot.step:.3g} steps",
+    )  # fmt: skip
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     plots.save(figure, folder / "figures" / "path")
     arrays = {
@@ -119,6 +120,8 @@ def _finish(
         "mean_coef": mean.numpy(),
         "reference_coef": torch.stack([r.coef for r in references]).numpy(),
     }
+    if problem.columns:
+        arrays |= {"columns": np.array(problem.columns), "target": np.array(problem.target)}
     write_arrays(folder / "result.npz", {**arrays, "distances": np.array(distances)})
     summary = {
         "status": "done", "problem": problem.name, "points": len(alphas), "steps": snapshot.step, "seconds": seconds,

@@ -12,12 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
 
+from lntrain.plot_names import NAMED, name_ends, name_ticks, that_matter
+
 PALETTE = ("#2563a8", "#e07a1f", "#3a8f5c", "#b5408a", "#7a5cc4", "#1aa0a8", "#c4413b", "#8a6d1f", "#4f7fd0", "#f0a860", "#75b58e", "#d98cbd")  # fmt: skip
 LINES = ("--", ":", "-.")
 INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#2563a8", "#e07a1f", "#3a8f5c", "#a9b0b7"
 
 
-def _figure(width: float = 7.2, height: float = 4.2, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(width: float = 7.2, height: float = 4.2, columns: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for ax in axes:
@@ -27,19 +29,25 @@ def _figure(width: float = 7.2, height: float = 4.2, columns: int = 1) -> tuple[
     return figure, list(axes)
 
 
-def coefficients(mean: Any, reference: Any, *, sd: Any = None, truth: Any = None, title: str = "") -> Figure:
+def coefficients(
+    mean: Any,
+    reference: Any,
+    *,
+    sd: Any = None,
+    truth: Any = None,
+    names: Sequence[str] | None = None,
+    title: str = "",
+) -> Figure:
     """The time average of beta (with its sd over replicas) on the stems of the predicted Lasso.
 
     Args:
         mean, reference, sd, truth: (d,). With many columns only those that matter are drawn.
+        names: of the d columns, which then stand under the axis.
     """
     mean, reference = np.asarray(mean), np.asarray(reference)
-    shown = np.arange(len(mean))
-    if len(mean) > 150:
-        weight = np.maximum(np.abs(mean), np.abs(reference))
-        shown = np.sort(np.argsort(-weight, kind="stable")[:150])
+    shown = that_matter(mean, reference, 150 if names is None else NAMED)
     x = np.arange(len(shown))
-    figure, (ax,) = _figure()
+    figure, (ax,) = new_figure(7.2 if names is None or len(shown) <= 30 else 10.2, 4.2 if names is None else 5.0)
     ax.axhline(0, color=INK, linewidth=0.8)
     stems = ax.stem(
         x, reference[shown], linefmt="-", markerfmt="o", basefmt=" ", label="Lasso, predicted before step 1"
@@ -55,24 +63,34 @@ def coefficients(mean: Any, reference: Any, *, sd: Any = None, truth: Any = None
         ax.scatter(
             x[on], np.asarray(truth)[shown][on], marker="_", s=90, color=INK, linewidth=1.4, label="truth", zorder=3
         )
-    ax.set(
-        xlabel="coordinate" if len(shown) == len(mean) else f"the {len(shown)} largest of {len(mean)} coordinates",
-        ylabel=r"$\beta_j$",
-        title=title,
-    )
+    some = f"the Lasso's columns and the largest others, {len(shown)} of {len(mean)}"
+    every = "coordinate" if names is None else ""
+    ax.set(xlabel=every if len(shown) == len(mean) else some, ylabel=r"$\beta_j$", title=title)
     ax.margins(x=0.02, y=0.12)
-    ax.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    if names is not None:
+        name_ticks(ax, [names[j] for j in shown])
+    figure.legend(frameon=False, ncols=3, loc="outside lower center")
     return figure
 
 
-def trajectories(steps: Any, last: Any, mean: Any, reference: Any, *, title: str = "", floor: float = 1e-12) -> Figure:
+def trajectories(
+    steps: Any,
+    last: Any,
+    mean: Any,
+    reference: Any,
+    *,
+    names: Sequence[str] | None = None,
+    title: str = "",
+    floor: float = 1e-12,
+) -> Figure:
     """|beta| against the step: on the support to the Lasso's values, off it exponentially to zero.
 
     Args:
         steps: (S,). last, mean: (S, m) the last iterate and the time average of m coordinates. reference: (m,).
+        names: of the m coordinates; those of the support stand at the right of their lines, (-) after a negative one.
     """
     steps, last, mean, reference = (np.asarray(v) for v in (steps, last, mean, reference))
-    figure, (left, right) = _figure(9.6, 4.0, 2)
+    figure, (left, right) = new_figure(9.6, 4.0, 2)
     for j in np.flatnonzero(reference):
         sign = np.sign(reference[j])
         left.plot(steps, sign * last[:, j], color=BLUE, linewidth=0.9, alpha=0.35)
@@ -85,6 +103,10 @@ def trajectories(steps: Any, last: Any, mean: Any, reference: Any, *, title: str
     left.plot([], [], color=ORANGE, linestyle="--", label="Lasso, predicted")
     left.set(xscale="log", xlabel="step", ylabel=r"$|\beta_j|$", title="on the support")
     left.legend(frameon=False, fontsize=8)
+    if names is not None:
+        on = np.flatnonzero(reference)
+        marks = [names[int(j)] + ("" if reference[j] > 0 else " (-)") for j in on]
+        name_ends(left, [mean[-1, j] * np.sign(reference[j]) for j in on], marks)
     right.set(
         xscale="log",
         yscale="log",
@@ -111,7 +133,7 @@ def errors(
         steps: (S,). curves: label -> (S,). bands: label -> (S,) sd over replicas.
     """
     steps = np.asarray(steps, dtype=float)
-    figure, (ax,) = _figure(6.4, 4.4)
+    figure, (ax,) = new_figure(6.4, 4.4)
     for (label, values), colour in zip(curves.items(), (BLUE, GREEN, GREY, ORANGE), strict=False):
         values = np.asarray(values, dtype=float)
         ax.plot(steps, values, color=colour, linewidth=1.8, label=label)
@@ -137,7 +159,7 @@ def figure1(steps: Any, curves: Mapping[str, Mapping[str, Any]], *, title: str =
         steps: (S,). curves: algorithm -> {"error", "on", "off"}, each (R, S); median and range over R are drawn.
     """
     x = np.log10(np.asarray(steps, dtype=float))
-    figure, axes = _figure(12.6, 3.9, 3)
+    figure, axes = new_figure(12.6, 3.9, 3)
     styles = {0: (GREY, "-"), 1: (INK, "--"), 2: (BLUE, "-"), 3: (ORANGE, "--")}
     for i, (name, panel) in enumerate(curves.items()):
         colour, line = styles[i % 4]
@@ -159,29 +181,6 @@ def figure1(steps: Any, curves: Mapping[str, Mapping[str, Any]], *, title: str =
     return figure
 
 
-def path(alphas: Any, mean: Any, dense: Any, curve: Any, *, title: str = "", shown: int = 12) -> Figure:
-    """The time averages, a dot each penalty, on the lines of the Lasso's path.
-
-    Args:
-        alphas: (P,). mean: (P, d). dense: (Q,) penalties of the lines. curve: (Q, d).
-    """
-    alphas, mean, dense, curve = (np.asarray(v) for v in (alphas, mean, dense, curve))
-    order = np.argsort(-np.abs(curve).max(0), kind="stable")
-    figure, (ax,) = _figure(7.2, 4.6)
-    for rank, j in enumerate(order):
-        if not np.abs(curve[:, j]).max() and np.abs(mean[:, j]).max() < 1e-3:
-            continue
-        colour = PALETTE[rank] if rank < min(shown, len(PALETTE)) else GREY
-        ax.plot(dense, curve[:, j], color=colour, linewidth=1.2)
-        ax.plot(alphas, mean[:, j], "o", color=colour, markersize=3.4, markeredgewidth=0)
-    ax.plot([], [], color=INK, linewidth=1.2, label="scikit-learn's lasso_path")
-    ax.plot([], [], "o", color=INK, markersize=3.4, label="training with label noise, time average")
-    ax.set(xscale="log", xlabel=r"penalty $\alpha$ ($\lambda_j = \alpha\, c_j$)", ylabel=r"$\beta_j$", title=title)
-    ax.invert_xaxis()
-    ax.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
-    return figure
-
-
 @dataclass(frozen=True)
 class Panel:
     """One panel of `arms`: name of the arm -> (x (S,), values (S, R)), the mean over R seeds and one sd about it.
@@ -200,7 +199,7 @@ class Panel:
 
 def arms(panels: Sequence[Panel], *, title: str = "") -> Figure:
     """Panels side by side, a colour an arm."""
-    figure, axes = _figure(max(7.2, 4.4 * len(panels)), 4.0, len(panels))
+    figure, axes = new_figure(max(7.2, 4.4 * len(panels)), 4.0, len(panels))
     legend: dict[str, Any] = {}
     for ax, panel in zip(axes, panels, strict=True):
         for (name, (x, values)), colour in zip(panel.curves.items(), (BLUE, ORANGE, GREEN, GREY, INK), strict=False):
@@ -242,7 +241,7 @@ def claim(
         axes: what `Axes.set` takes, for the curves.
     """
     width = 7.6 if not curves else 12.4
-    figure, panels = _figure(width, max(3.6, 1.6 + 0.45 * len(bars)), 1 + bool(curves))
+    figure, panels = new_figure(width, max(3.6, 1.6 + 0.45 * len(bars)), 1 + bool(curves))
     ax, places = panels[0], range(len(bars), 0, -1)
     labels = []
     for y, (name, relation, predicted, allowance, mean, half, verdict) in zip(places, bars, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,11 +19,13 @@ _ROWS = 64  # checked at a time: a mask of all of a large X would double its mem
 class Problem:
     """Least squares on X (n, d) and y (n,); coef (d,) is the truth, or None.
 
-    Tensors and arrays keep their float dtype, anything else becomes float64. What a reader
-    centred and scaled is recorded, so that coefficients can be told in the original units.
+    Tensors and arrays keep their float dtype, anything else becomes float64. A data frame (pandas, polars)
+    gives its `columns`, a series the name of the `target`. What a reader centred and scaled is recorded, so
+    that coefficients can be told in the original units; `notes` say what it did to the data, a line each.
 
     Raises:
-        ValueError: shapes that do not fit, n < 2, a value that is not finite, a column of zeros.
+        ValueError: shapes that do not fit, n < 2, a value that is no number, not finite or whose square
+            overflows, a column of zeros.
 
     >>> problem = Problem([[1.0, 0.0], [0.0, 2.0]], [1.0, 2.0])
     >>> problem.n, problem.d
@@ -33,12 +37,15 @@ class Problem:
     coef: Tensor | None = None
     name: str = "problem"
     columns: tuple[str, ...] = ()
+    target: str = ""
     X_offset: Tensor | None = field(default=None, repr=False)
     X_scale: Tensor | None = field(default=None, repr=False)
     y_offset: float = 0.0
     y_scale: float = 1.0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self._take_names()
         X = as_tensor(self.X, "X")
         y = as_tensor(self.y, "y")
         if X.ndim != 2 or y.ndim != 1 or len(X) != len(y):
@@ -50,11 +57,18 @@ class Problem:
         y = y.to(X.device)
         if y.dtype != X.dtype:
             raise ValueError(f"y is {y.dtype} and X {X.dtype}: give both one dtype")
+        if self.columns and len(self.columns) != X.shape[1]:
+            raise ValueError(f"columns has {len(self.columns)} names: X has {X.shape[1]} columns")
+        limit = math.sqrt(max(torch.finfo(X.dtype).max, torch.finfo(torch.float32).max) / len(X))
         for label, values in (("X", X if X.layout == torch.strided else X.values()), ("y", y)):
-            if not all(bool(torch.isfinite(block).all()) for block in torch.split(values, _ROWS)):
-                where = [int(i) for i in (~torch.isfinite(values)).nonzero()[0]]
+            if not all(bool((block.abs() <= limit).all()) for block in torch.split(values, _ROWS)):
+                at = [int(i) for i in (~(values.abs() <= limit)).nonzero()[0]]
                 name = label if values is X or values is y else "X.data"
-                raise ValueError(f"{name}{where} is {float(values[tuple(where)])}: remove or fill missing values first")
+                of = f" (column {self._column(at[1])})" if self.columns and values is X else ""
+                value = float(values[tuple(at)])
+                large = "too large, its square overflows: take another unit"
+                remedy = large if math.isfinite(value) else "remove or fill missing values first"
+                raise ValueError(f"{name}{at}{of} is {value}: {remedy}")
         if X.layout == torch.strided:
             zero = torch.stack([(block == 0).all(0) for block in torch.split(X, _ROWS)]).all(0)
         else:
@@ -70,6 +84,22 @@ class Problem:
                 raise ValueError(f"coef has shape {tuple(coef.shape)}: X has {X.shape[1]} columns")
             object.__setattr__(self, "coef", coef)
 
+    def _take_names(self) -> None:
+        """Names of columns and target from a data frame and a series, unless they are given."""
+        X: Any = self.X
+        y: Any = self.y
+        coef: Any = self.coef
+        columns, target = self.columns, self.target
+        if not len(columns) and hasattr(X, "to_numpy"):
+            columns = getattr(X, "columns", ())
+        if not target and hasattr(y, "to_numpy") and getattr(y, "name", None) is not None:
+            target = str(y.name)
+        object.__setattr__(self, "columns", tuple(str(name) for name in columns))
+        object.__setattr__(self, "target", target)
+        index = [str(label) for label in coef.index] if hasattr(coef, "reindex") else []
+        if index != list(self.columns) and sorted(index) == sorted(self.columns):
+            raise ValueError("coef is labelled in another order than the columns of X: give coef[X.columns]")
+
     def _column(self, j: int) -> str:
         return repr(self.columns[j]) if self.columns else str(j)
 
@@ -82,6 +112,11 @@ class Problem:
     def d(self) -> int:
         """Columns."""
         return self.X.shape[1]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns' names, or their numbers "0", "1", ... where they have none: always d of them."""
+        return self.columns or tuple(str(j) for j in range(self.d))
 
     def to(self, *args: Any) -> Problem:
         """The same problem in another dtype or on another device."""
@@ -97,7 +132,7 @@ class Problem:
 
 
 def as_tensor(values: Any, label: str = "X") -> Tensor:
-    """An array, a tensor or a scipy.sparse matrix as a tensor of floats; sparse ones in CSR layout."""
+    """An array, a tensor, a data frame or a scipy.sparse matrix as a tensor of floats; sparse ones in CSR layout."""
     if isinstance(values, Tensor):
         tensor = values.detach()
     elif hasattr(values, "tocsr"):
@@ -109,12 +144,29 @@ def as_tensor(values: Any, label: str = "X") -> Tensor:
             tensor = torch.sparse_csr_tensor(begins, columns, torch.from_numpy(csr.data), size=csr.shape)
     else:
         try:
-            tensor = torch.from_numpy(np.array(values))
+            tensor = torch.from_numpy(np.array(_frame(values) if hasattr(values, "to_numpy") else values))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{label} is no array of numbers: {error}") from None
     if tensor.layout not in (torch.strided, torch.sparse_csr):
         raise ValueError(f"{label} is {tensor.layout}: give a dense tensor or a CSR one (.to_sparse_csr())")
+    if tensor.is_complex():
+        raise ValueError(f"{label} holds complex numbers: give real ones")
     return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def _frame(frame: Any) -> Any:
+    """The numbers of a data frame (n, d) or a series (n,); what is none is named by its column."""
+    array = frame.to_numpy()
+    if array.dtype.kind in "fiubc":
+        return array
+    names = [str(name) for name in getattr(frame, "columns", ())] or [str(getattr(frame, "name", None) or "0")]
+    for name, column in zip(names, array.reshape(len(array), -1).T, strict=True):
+        for i, value in enumerate(column):
+            if value is None or type(value).__name__ in ("NAType", "NaTType"):
+                raise ValueError(f"column {name!r} is missing in row {i}: fill it or drop the row")
+            if not isinstance(value, (numbers.Number, np.bool_)) or isinstance(value, np.timedelta64):
+                raise ValueError(f"column {name!r} holds {str(value)!r}: encode it (pandas.get_dummies) or drop it")
+    return array.astype(np.float64)
 
 
 def sparse_regression(

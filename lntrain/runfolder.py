@@ -22,9 +22,12 @@ from lntrain.files import write_json
 SILENT_KEYS = ("run_dir", "checkpoint_every", "figures", "points_per_octave", "sweep")
 SILENT_MODULES = (
     "cli",
+    "coefficients",
     "config",
     "dashboard",
     "events",
+    "path_plot",
+    "plot_names",
     "plots",
     "report",
     "runfolder",
@@ -35,7 +38,9 @@ SILENT_MODULES = (
     "watch",
 )
 DONE = ("done",)
-OURS = ("summary.json", "metrics.jsonl", "result.npz", "checkpoint.pt", "table.md", "output.txt", "figures")
+OURS = (
+    "summary.json", "metrics.jsonl", "result.npz", "coefficients.csv", "checkpoint.pt", "table.md", "output.txt", "figures",
+)  # fmt: skip
 
 
 class Locked(ValueError):  # noqa: N818

@@ -86,16 +86,46 @@ GOOD = "a,b,y\n1,2,3\n2,1,5\n4,4,4\n"
 BAD_TABLES = {
     "no target named": (GOOD, {}, "problem.target: name the target column of bad.csv: a, b, y"),
     "a wrong target": (GOOD, {"target": "z"}, "problem.target='z': not a column of bad.csv: it has a, b, y"),
-    "a target twice": ("y,y\n1,2\n2,3\n", {"target": "y"}, "problem.target='y'"),
+    "a target twice": ("y,y\n1,2\n2,3\n", {"target": "y"}, "problem.target='y': 2 columns have this name in"),
     "ragged": ("a,b,y\n1,2,3\n2,1\n", {"target": "y"}, "bad.csv, line 3: 2 fields, the header has 3"),
-    "text": ("a,b,y\n1,red,3\n2,1,3\n", {"target": "y"}, "bad.csv, line 2: 'red' in column 'b' is no number"),
-    "missing": ("a,b,y\n1,,3\n2,1,4\n", {"target": "y"}, "column 'b' is missing or not finite in data row 1"),
-    "infinite": ("a,b,y\n1,2,3\ninf,1,4\n", {"target": "y"}, "column 'a' is missing or not finite in data row 2"),
-    "no target value": ("a,b,y\n1,2,3\n2,1,\n", {"target": "y"}, "target is missing or not finite in data row 2"),
-    "constant column": ("a,b,y\n1,2,3\n1,1,4\n", {"target": "y"}, "column 'a' is constant"),
+    "text": (
+        "a,b,y\n1,red,3\n2,1,3\n",
+        {"target": "y"},
+        "'red' in column 'b' is no number: encode it, or problem.categorical=onehot",
+    ),
+    "missing": (
+        "a,b,y\n1,,3\n2,1,4\n",
+        {"target": "y"},
+        "bad.csv, line 2: column 'b' is empty: fill it, or problem.missing=drop|mean",
+    ),
+    "infinite": ("a,b,y\n1,2,3\ninf,1,4\n", {"target": "y"}, "bad.csv, line 3: column 'a' is inf"),
+    "infinite target": ("a,b,y\n1,2,3\n2,1,-inf\n", {"target": "y"}, "bad.csv, line 3: the target is -inf"),
+    "no target value": ("a,b,y\n1,2,3\n2,1,\n", {"target": "y"}, "bad.csv, line 3: the target has no value"),
+    "constant columns": ("a,b,y\n1,2,3\n1,2,4\n", {"target": "y"}, "bad.csv: every column is constant (a, b)"),
     "constant target": ("a,b,y\n1,2,3\n2,1,3\n", {"target": "y"}, "target is constant"),
     "one row": ("a,b,y\n1,2,3\n", {"target": "y"}, "1 row"),
-    "header only": ("a,b,y\n", {"target": "y"}, "0 row"),
+    "header only": ("a,b,y\n", {"target": "y"}, "0 rows"),
+    "no header": ("1,2\n3,4\n", {"target": "y"}, "its first line is numbers: a header line is needed"),
+    "an open quote": ('a,y\n1,2\n"3,4\n', {"target": "y"}, "bad.csv: a quote is opened and never closed"),
+    "huge": ("a,y\n1,1e200\n2,2e200\n", {"target": "y"}, "bad.csv: the target reaches 2e+200"),
+    "a huge column": ("a,y\n1e180,1\n2,2\n", {"target": "y"}, "bad.csv: column 'a' reaches 1e+180"),
+    "tiny": ("a,y\n1e-200,1\n2e-200,2\n", {"target": "y"}, "column 'a' varies by 0"),
+    "an option": (GOOD, {"target": "y", "missing": "median"}, "problem.missing='median' is unknown"),
+    "another option": (GOOD, {"target": "y", "categorical": "hash"}, "problem.categorical='hash' is unknown"),
+    "a delimiter": (GOOD, {"target": "y", "delimiter": "ab"}, "problem.delimiter='ab'"),
+    "text target": ("a,y\n1,good\n2,bad\n", {"target": "y", "categorical": "onehot"}, "'good' in the target 'y'"),
+    "an identifier": (
+        "id,a,y\nu,1,2\nv,2,3\nw,4,1\n",
+        {"target": "y", "categorical": "onehot"},
+        "column 'id' has 3 levels in 3 rows",
+    ),
+    "nothing complete": (
+        "a,b,y\n1,,3\n,2,4\n,2,5\n",
+        {"target": "y", "missing": "drop"},
+        "problem.missing=drop leaves 0 of 3 rows (column 'a' is the emptiest)",
+    ),
+    "no target at all": ("a,y\n1,\n2,\n", {"target": "y", "missing": "mean"}, "bad.csv: 0 rows with a target"),
+    "nothing but gaps": ("a,y\n,1\nNA,2\n", {"target": "y", "missing": "mean"}, "no column has any value"),
     "empty": ("", {"target": "y"}, "the file is empty"),
     "only a target": ("y\n1\n2\n", {"target": "y"}, "only the target column"),
     "not utf-8": (b"a,y\n\xff\xfe,1\n", {"target": "y"}, "not a readable text table"),
@@ -112,7 +142,7 @@ def test_a_flawed_table_is_one_line_that_says_where(content, options, says, tmp_
 
 
 def _bad_file(folder, kind):
-    path = folder / ("bad.npz" if "npz" in kind else "bad.svmlight" if "svm" in kind else "bad.parquet")
+    path = folder / ("bad.npz" if "npz" in kind else "bad.svmlight" if "svm" in kind else f"bad.{kind}")
     if kind == "npz without y":
         np.savez(path, X=X)
     elif kind == "npz of other lengths":
@@ -121,6 +151,10 @@ def _bad_file(folder, kind):
         np.savez(path, X=np.array([{}, {}], dtype=object), y=Y[:2])
     elif kind == "npz of text":
         np.savez(path, X=np.array([["a"], ["b"]]), y=Y[:2])
+    elif kind == "npz of complex numbers":
+        np.savez(path, X=X, y=Y + 1j)
+    elif kind == "npz with a gap":
+        np.savez(path, X=np.where(X[2, 1] == X, np.nan, X), y=Y)
     elif kind != "missing":
         path.write_bytes(b"what is this\n")
     return path
@@ -130,7 +164,11 @@ def _bad_file(folder, kind):
     ("kind", "says"),
     [
         ("missing", "problem.path: no file"),
-        ("another ending", "ends in '.parquet'"),
+        ("xlsx", "bad.xlsx ends in '.xlsx': give .csv, .tsv, .csv.gz, .parquet, .npz or .svmlight"),
+        ("csv.gz", "bad.csv.gz: not a readable text table (Not a gzipped file"),
+        ("txt", "bad.txt: not in svmlight form"),
+        ("npz of complex numbers", "bad.npz: y holds complex numbers"),
+        ("npz with a gap", "bad.npz, row 3: column '1' is empty: fill it, or problem.missing=drop|mean"),
         ("npz without y", "it holds X"),
         ("npz of other lengths", r"y (4,) do not fit"),
         ("npz of objects", "bad.npz:"),
