@@ -8,6 +8,7 @@ from lntrain.model import DiagonalLinear
 from lntrain.noise import Antithetic, GaussianNoise, LabelFlips, NoNoise, RademacherNoise
 from lntrain.optim import LabelNoiseSGD, NoisyTargets
 from lntrain.penalty import effective_penalty, noise_for_penalty
+from lntrain.prediction import Prediction, predict
 from lntrain.problem import Problem, sparse_regression
 from lntrain.quadratic import quadratic, unquadratic
 from lntrain.readers import diabetes, from_file
@@ -27,6 +28,7 @@ __all__ = [
     "NoNoise",
     "NoisyTargets",
     "ParameterNoise",
+    "Prediction",
     "Problem",
     "RademacherNoise",
     "Snapshot",
@@ -36,6 +38,7 @@ __all__ = [
     "from_file",
     "noise_for_penalty",
     "plan_steps",
+    "predict",
     "quadratic",
     "sparse_regression",
     "train",

@@ -138,7 +138,7 @@ def _train(members: Sequence[Member], model: DiagonalLinear) -> None:
     cfg, schedule = first.plan.cfg, first.built.lr_schedule
     snapshots = train(
         model, optimizer_of(members, model), first.built.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
-        loss_scale=cfg.loss_scale, lr_schedule=schedule, engine=cfg.engine, snapshots=build.points(cfg.steps, cfg.points_per_octave),
+        loss_constant=cfg.loss_scale, lr_schedule=schedule, engine=cfg.engine, snapshots=build.points(cfg.steps, cfg.points_per_octave),
     )  # fmt: skip
 
     def save(snapshot: Snapshot) -> None:

@@ -125,8 +125,10 @@ def shift_of(target: Target, dynamics: Dynamics, lr: float, std: float) -> Tenso
 def best_choice(target: Target, dynamics: Dynamics, way: Way, largest: float, limits: Limits) -> Choice | None:
     """The least work whose distance and fit are within SLACK of the best that the limits allow."""
     cost, time = dynamics.cost(target.problem.n, target.problem.d) * limits.replicas, dynamics.time(1.0)
-    rates = np.array([limits.lr]) if limits.lr else largest * 2.0 ** (-np.arange(0, 2 * math.log2(FINEST) + 1) / 2)
+    rates = largest * 2.0 ** (-np.arange(0, 2 * math.log2(FINEST) + 1) / 2)
     rates = rates if limits.corrected or limits.lr else rates[:3]
+    rates = np.array([float(f"{rate:.4g}") for rate in rates])  # so that it can be typed again
+    rates = rates if limits.lr is None else np.array([limits.lr])
     middle = float(rates[len(rates) // 2])
     std = std_of(target, dynamics, middle, limits.corrected)
     if std is None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lntrain.lasso import LassoSolution, as_float64, moved_lasso
+from lntrain.prediction import Prediction
 from lntrain.problem import Problem
 from lntrain.train import Snapshot
 
@@ -64,7 +66,7 @@ def support_scores(found: Tensor, true: Tensor) -> dict[str, Tensor]:
 def evaluate(
     problem: Problem,
     snapshot: Snapshot,
-    reference: LassoSolution | Sequence[LassoSolution] | None,
+    reference: Prediction | LassoSolution | Sequence[LassoSolution] | None,
     penalty: Any = None,
     *,
     average: str = "all",
@@ -73,7 +75,7 @@ def evaluate(
 
     Args:
         problem: what was trained on. snapshot: from `train`.
-        reference: the weighted Lasso, one a replica where penalties differ, or None without one.
+        reference: a `predict`ion; or the weighted Lasso, one a replica where penalties differ; or None.
         penalty: (d,) or (R, d) lambda; the reference's own unless told otherwise.
         average: what lambda_ratio, kkt_residual, l1_norm_mean and distance_compensated are of: "all", the mean
             of all steps, or "tail", that of about the second half. Distances, fits and objectives have both.
@@ -97,7 +99,7 @@ def summarise(step: int, columns: Mapping[str, Tensor]) -> dict[str, float]:
 def measure(
     problem: Problem,
     snapshot: Snapshot,
-    reference: LassoSolution | Sequence[LassoSolution] | None,
+    reference: Prediction | LassoSolution | Sequence[LassoSolution] | None,
     penalty: Any = None,
     *,
     average: str = "all",
@@ -123,13 +125,35 @@ def measure(
         columns["distance_truth_mean"], columns["distance_truth_last"] = distance(mean, truth), distance(last, truth)
     if reference is None:
         return columns
+    averages = {"mean": mean, "tail": tail}
+    if isinstance(reference, Prediction):
+        if reference.exponent != 1:
+            return columns | _distances(problem, reference.reference.coef, last, averages)
+        reference, penalty = _lasso_of(reference), reference.penalty if penalty is None else penalty
     lassos = [reference] * len(mean) if isinstance(reference, LassoSolution) else list(reference)
     off = mean.abs() <= 1e-3 * mean.abs().amax(-1, keepdim=True)  # a model without log-weights
     if snapshot.log_weights is not None and snapshot.earlier_log_weights is not None:
         now, before = rows(snapshot.log_weights), rows(snapshot.earlier_log_weights)
         off = off_support(now, before, snapshot.step, snapshot.earlier_step)
-    averages = {"mean": mean, "tail": tail}
     return columns | _against(problem, lassos, penalty, last, averages, judged, rows(noise), off)
+
+
+def _lasso_of(prediction: Prediction) -> LassoSolution:
+    assert isinstance(prediction.reference, LassoSolution)
+    return prediction.reference
+
+
+def _distances(problem: Problem, beta: Tensor, last: Tensor, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each row's distances to coefficients (d,) or (R, d), and of the fits."""
+    X = as_float64(problem.X)
+
+    def fitted(coef: Tensor) -> Tensor:
+        return torch.from_numpy((X @ np.atleast_2d(coef.numpy()).T).T)
+
+    figures = {"distance_last": distance(last, beta)}
+    for name, average in averages.items():
+        figures |= {f"distance_{name}": distance(average, beta), f"fit_{name}": distance(fitted(average), fitted(beta))}
+    return figures
 
 
 def _against(
@@ -139,7 +163,7 @@ def _against(
     """Each row's figures against its own Lasso."""
     X, y = as_float64(problem.X), problem.y.detach().cpu().double()
     if penalty is not None:
-        lam = torch.as_tensor(penalty, dtype=torch.float64).expand(len(mean), problem.d)
+        lam = torch.as_tensor(penalty, dtype=torch.float64).expand(len(judged), problem.d)
         lassos = [
             lasso if torch.equal(lasso.penalty, own) else replace(lasso, penalty=own)
             for lasso, own in zip(lassos, lam, strict=True)
@@ -150,13 +174,11 @@ def _against(
     def fitted(coef: Tensor) -> Tensor:
         return torch.from_numpy((X @ coef.numpy().T).T)
 
-    best, fits = torch.tensor([lasso.objective for lasso in lassos], dtype=torch.float64), fitted(beta)
-    figures = {"distance_last": distance(last, beta), "distance_compensated": distance(judged, compensated)}
+    best = torch.tensor([lasso.objective for lasso in lassos], dtype=torch.float64)
+    figures = _distances(problem, beta, last, averages) | {"distance_compensated": distance(judged, compensated)}
     for name, average in averages.items():
-        fit = fitted(average)
-        objective = (y - fit).square().sum(-1) / (2 * len(y)) + (lam * average.abs()).sum(-1)
-        excess = torch.where(best != 0, (objective - best) / torch.where(best != 0, best, 1.0), 0.0)
-        figures |= {f"distance_{name}": distance(average, beta), f"fit_{name}": distance(fit, fits), f"suboptimality_{name}": excess}  # fmt: skip
+        objective = (y - fitted(average)).square().sum(-1) / (2 * len(y)) + (lam * average.abs()).sum(-1)
+        figures[f"suboptimality_{name}"] = torch.where(best != 0, (objective - best) / torch.where(best != 0, best, 1.0), 0.0)
     gradient = torch.from_numpy((X.T @ (fitted(judged) - y - noise).numpy().T).T) / len(y)
     on = beta != 0
     return {

@@ -60,7 +60,7 @@ def _snapshots(cfg: DictConfig, problem: Problem, curve: Curve, state: dict[str,
         model.parameters(), noise=noise, seed=cfg.seed
     )
     return train(
-        model, optimizer, problem, cfg.steps, batch_size=curve.batch_size, loss_scale=cfg.loss_scale, engine=cfg.engine, state=state
+        model, optimizer, problem, cfg.steps, batch_size=curve.batch_size, loss_constant=cfg.loss_scale, engine=cfg.engine, state=state
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from lntrain.build import Job
 from lntrain.optim import LabelNoiseSGD
 from lntrain.train import DivergenceError, train
 
-BURST, SECONDS = 256, 0.2  # steps of the first trial, and the time from which on one counts
+BURST, SECONDS = 1024, 0.4  # steps of the first trial, and the time from which on one counts
 
 
 def time_text(cfg: DictConfig, job: Job, steps: int) -> str:
@@ -24,7 +24,7 @@ def time_text(cfg: DictConfig, job: Job, steps: int) -> str:
         began = time.monotonic()
         snapshots = train(
             model, optimizer, job.problem, count, batch_size=cfg.batch_size, sampling=cfg.sampling,
-            loss_scale=cfg.loss_scale, engine=cfg.engine, snapshots=[count],
+            loss_constant=cfg.loss_scale, engine=cfg.engine, snapshots=[count],
         )  # fmt: skip
         deque(snapshots, maxlen=0)
         return time.monotonic() - began

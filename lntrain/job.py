@@ -137,7 +137,7 @@ def _train(
     began = time.monotonic()
     snapshots = train(
         job.model, job.optimizer, job.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
-        loss_scale=cfg.loss_scale, lr_schedule=job.lr_schedule, engine=cfg.engine, state=state,
+        loss_constant=cfg.loss_scale, lr_schedule=job.lr_schedule, engine=cfg.engine, state=state,
         snapshots=points(cfg.steps, cfg.points_per_octave),
     )  # fmt: skip
 

@@ -55,7 +55,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     state = read_checkpoint(folder)["state"] if resume else None
     snapshots = train(
         model, optimizer, problem.to(dtype), steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
-        loss_scale=cfg.loss_scale, engine=cfg.engine, state=state,
+        loss_constant=cfg.loss_scale, engine=cfg.engine, state=state,
     )  # fmt: skip
 
     def save(snapshot: Snapshot) -> None:

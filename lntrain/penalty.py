@@ -53,7 +53,7 @@ def step_factor(parametrisation: str = "difference", loss_scale: float = 0.5) ->
     if parametrisation not in STEP_FACTOR:
         raise ValueError(f"parametrisation={parametrisation!r} is unknown: choose one of {', '.join(STEP_FACTOR)}")
     if not (math.isfinite(loss_scale) and loss_scale > 0):
-        raise ValueError(f"loss_scale={loss_scale} must be positive: 0.5 is half the mean square, 0.25 the paper's")
+        raise ValueError(f"loss_constant={loss_scale} must be positive: 0.5 is half the mean square, 0.25 the paper's")
     return STEP_FACTOR[parametrisation] * loss_scale
 
 
@@ -98,13 +98,14 @@ def effective_penalty(
     std: Any,
     batch_size: int | None = None,
     parametrisation: str = "difference",
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
     antithetic: bool = False,
     sampling: str | None = None,
+    loss_scale: float | None = None,
 ) -> Tensor:
     """The weighted Lasso that label noise solves, before the first step.
 
@@ -115,8 +116,8 @@ def effective_penalty(
         lr: step size; or (R,), one a replica.
         std: standard deviation of the label noise, in the units of y; or (R,).
         batch_size: b; None reads all n rows.
-        parametrisation: "difference", "square" (a = 4 loss_scale) or "hadamard" (a = 2 loss_scale).
-        loss_scale: the loss is (loss_scale / b) sum (x.beta - y)^2; 0.5 here, 0.25 in the paper.
+        parametrisation: "difference", "square" (a = 4 loss_constant) or "hadamard" (a = 2 loss_constant).
+        loss_constant: the loss is (loss_constant / b) sum (x.beta - y)^2; 0.5 here, 0.25 in the paper. loss_scale: its former name.
         momentum, dampening, nesterov, weight_decay: torch.optim.SGD's.
         antithetic: noise in pairs eps, -eps.
         sampling: "full", "replacement", "without", "shuffle" or "haochen".
@@ -134,10 +135,11 @@ def effective_penalty(
     Source: theory.md section 3; Pillaud-Vivien et al., COLT 2022, eq. (8) is a = 1, b = n.
     """
     c = mean_squares(X).cpu()
+    constant = loss_constant if loss_scale is None else loss_scale
     b, _ = check_sampling(np.shape(X)[0], batch_size, sampling)
-    factor = _variance_to_penalty(lr, parametrisation, loss_scale, momentum, dampening, nesterov, antithetic)
+    factor = _variance_to_penalty(lr, parametrisation, constant, momentum, dampening, nesterov, antithetic)
     power = torch.as_tensor(np.asarray(factor) * np.square(check_std(std)) / b, dtype=torch.float64)
-    return power[..., None] * c + _decay_penalty(weight_decay, parametrisation, loss_scale)
+    return power[..., None] * c + _decay_penalty(weight_decay, parametrisation, constant)
 
 
 def noise_for_penalty(
@@ -147,13 +149,14 @@ def noise_for_penalty(
     lr: Any,
     batch_size: int | None = None,
     parametrisation: str = "difference",
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
     antithetic: bool = False,
     sampling: str | None = None,
+    loss_scale: float | None = None,
 ) -> Any:
     """The std whose effective penalty is this one: the inverse of `effective_penalty`.
 
@@ -174,9 +177,10 @@ def noise_for_penalty(
     2.0
     """
     c = mean_squares(X).cpu()
+    constant = loss_constant if loss_scale is None else loss_scale
     b, _ = check_sampling(np.shape(X)[0], batch_size, sampling)
-    factor = _variance_to_penalty(lr, parametrisation, loss_scale, momentum, dampening, nesterov, antithetic)
-    decay = _decay_penalty(weight_decay, parametrisation, loss_scale)
+    factor = _variance_to_penalty(lr, parametrisation, constant, momentum, dampening, nesterov, antithetic)
+    decay = _decay_penalty(weight_decay, parametrisation, constant)
     if isinstance(penalty, (Tensor, np.ndarray)) and np.ndim(penalty) > 0:
         wished = as_matrix(np.asarray(penalty)[None])[0].cpu() - decay
         if wished.shape != c.shape:

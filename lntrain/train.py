@@ -71,13 +71,14 @@ def train(
     *,
     batch_size: int | None = None,
     sampling: str | None = None,
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
     lr_schedule: Schedule | None = None,
     engine: str = "auto",
     snapshots: str | Iterable[int] = "log",
     state: dict[str, Any] | None = None,
+    loss_scale: float | None = None,
 ) -> Iterator[Snapshot]:
-    """Train by (stochastic) gradient descent on loss_scale * mean (prediction - noisy label)^2.
+    """Train by (stochastic) gradient descent on loss_constant * mean (prediction - noisy label)^2.
 
     Args:
         model: a DiagonalLinear, or any nn.Module on the torch path.
@@ -86,7 +87,7 @@ def train(
         steps: the last step, counted from the run's beginning also when `state` goes on from one.
         batch_size: rows a step, None for all. sampling: "full", "replacement" (the default with a
             batch_size), "without", "shuffle" (epochs) or "haochen" (full gradient, noise on b labels).
-        loss_scale: 0.5 is half the mean square, 0.25 the paper's.
+        loss_constant: 0.5 is half the mean square, 0.25 the paper's. loss_scale: its former name.
         lr_schedule: step -> factor on lr.
         engine: "auto", "torch" or "fused".
         snapshots: "log" (4 an octave) or the steps to report.
@@ -105,7 +106,8 @@ def train(
     1.0
     """
     # Checked here, at the call, not at the first `next`: hence a plain function around the generator.
-    run = _begin(model, optimizer, problem, batch_size, sampling, loss_scale, lr_schedule)
+    constant = loss_constant if loss_scale is None else loss_scale
+    run = _begin(model, optimizer, problem, batch_size, sampling, constant, lr_schedule)
     if isinstance(steps, bool) or int(steps) != steps or steps < 1:
         raise ValueError(f"steps={steps!r} must be a whole number, at least 1")
     scheduled = _schedule(int(steps), snapshots, run.period)
@@ -120,7 +122,7 @@ def _begin(
 ) -> Run:  # fmt: skip
     size, sampling = check_sampling(problem.n, batch_size, sampling)
     if not loss_scale > 0:
-        raise ValueError(f"loss_scale={loss_scale} must be positive")
+        raise ValueError(f"loss_constant={loss_scale} must be positive")
     parameter = next(model.parameters())
     if parameter.dtype != problem.X.dtype or parameter.device != problem.X.device:
         raise ValueError(

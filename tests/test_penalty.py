@@ -200,7 +200,7 @@ y4 = torch.ones(4)
         (lambda: effective_penalty(X, lr=0.1, std=1.0, momentum=1.0), "momentum=1.0"),
         (lambda: effective_penalty(X, lr=0.1, std=1.0, dampening=-0.1), "dampening=-0.1"),
         (lambda: effective_penalty(X, lr=0.1, std=1.0, weight_decay=-1.0), "weight_decay=-1.0"),
-        (lambda: effective_penalty(X, lr=0.1, std=1.0, loss_scale=0.0), "loss_scale=0.0"),
+        (lambda: effective_penalty(X, lr=0.1, std=1.0, loss_constant=0.0), "loss_constant=0.0"),
         (lambda: effective_penalty(X, lr=0.1, std=1.0, parametrisation="cube"), "parametrisation='cube'"),
         (lambda: effective_penalty(X, lr=0.1, std=1.0, sampling="all"), "sampling='all'"),
         (lambda: effective_penalty(X, lr=0.1, std=1.0, batch_size=5, sampling="without"), "batch_size=5"),

@@ -123,7 +123,7 @@ def run(case: Case, seeds: list[int], steps: int, snapshots: Iterable[int] = (),
     )  # fmt: skip
     taken = train(
         model, optimizer, case.problem, steps, batch_size=dynamics.batch_size, sampling=dynamics.sampling,
-        loss_scale=dynamics.loss_scale, snapshots=snapshots,
+        loss_constant=dynamics.loss_scale, snapshots=snapshots,
     )  # fmt: skip
     return (snapshot for snapshot in taken if snapshot.scheduled)
 
