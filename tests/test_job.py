@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_figures_checkpoint_and_events(folder):
     assert not [p for p in folder.iterdir() if p.is_dir() and p.name not in ("figures", ".hydra")]  # no sub-runs
 
 
-def test_real_data_is_reported_in_its_own_units(tmp_path):
+def test_real_data_is_reported_in_its_own_units(tmp_path, capsys):
     cfg = compose(config_name="config", overrides=["problem=diabetes", "steps=500", "model.replicas=null"])
     job.run(cfg, tmp_path)
     problem = instantiate(cfg.problem, _convert_="all")
@@ -110,6 +111,29 @@ def test_real_data_is_reported_in_its_own_units(tmp_path):
         back, intercept = problem.original_units(torch.from_numpy(result["mean_coef"]))
         np.testing.assert_allclose(result["mean_coef_original"], back, rtol=1e-12)
         assert float(result["intercept_original"]) == pytest.approx(float(intercept))
+        assert (tuple(result["columns"]), str(result["target"])) == (problem.columns, "progression")
+    with (tmp_path / "coefficients.csv").open(newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert [float(rows[name]["trained"]) for name in problem.columns] == pytest.approx(back.tolist(), rel=1e-12)
+    assert float(rows["intercept"]["trained"]) == pytest.approx(float(intercept))
+    printed = capsys.readouterr().out
+    assert "coefficients of progression, in original units" in printed.split("KKT residual")[1]
+
+
+def test_a_table_is_read_as_the_command_line_says(tmp_path):
+    lines = ["a,c,k,y", *(f"{'NA' if i == 3 else i},{'uvw'[i % 3]},1,{i * i}" for i in range(12))]
+    (tmp_path / "data.csv").write_text("\n".join(lines))
+    options = [
+        f"problem.path={tmp_path}/data.csv",
+        "problem.target=y",
+        "problem.missing=mean",
+        "problem.categorical=onehot",
+    ]
+    cfg = compose(config_name="config", overrides=["problem=file", *options, "steps=300", "figures=false"])
+    job.run(cfg, tmp_path / "run")
+    with np.load(tmp_path / "run" / "result.npz") as result:
+        assert result["columns"].tolist() == ["a", "c=u", "c=v", "c=w"]
+    assert len(instantiate(cfg.problem, _convert_="all").notes) == 3
 
 
 RESUMED = {

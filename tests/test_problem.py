@@ -75,6 +75,14 @@ def test_original_units_predict_the_original_target():
         (GOOD_X, np.array(GOOD_Y, np.float32), None, "y is torch.float32 and X torch.float64"),
         ([["a", "b"], ["c", "d"]], [1.0, 2.0], None, "X is no array of numbers"),
         ([[1.0, 2.0], [3.0]], [1.0, 2.0], None, "X is no array of numbers"),
+        (np.array(GOOD_X) * 1j, GOOD_Y, None, "X holds complex numbers"),
+        (GOOD_X, np.array(GOOD_Y) * 1e200, None, r"y\[0\] is 1e\+200: too large, its square overflows"),
+        (
+            np.array(GOOD_X, np.float32) * 1e19,
+            np.array(GOOD_Y, np.float32),
+            None,
+            r"X\[0, 0\] is 1e\+19|9.99.*too large",
+        ),
     ],
     ids=[
         "X 1-d",
@@ -89,6 +97,9 @@ def test_original_units_predict_the_original_target():
         "dtypes",
         "text",
         "ragged",
+        "complex",
+        "huge",
+        "huge for float32",
     ],
 )
 def test_bad_problems_are_one_line_that_names_it(X, y, coef, says):
@@ -100,6 +111,75 @@ def test_bad_problems_are_one_line_that_names_it(X, y, coef, says):
 def test_a_bad_column_is_named_as_it_was_read():
     with pytest.raises(ValueError, match="column 'age'"):
         Problem([[1.0, 0.0], [2.0, 0.0]], [1.0, 2.0], columns=("sex", "age"))
+
+
+class Frame:
+    """What any data frame has: columns and to_numpy."""
+
+    def __init__(self, columns, rows, dtype=None):
+        self.columns, self.rows = columns, np.array(rows, dtype)
+
+    def to_numpy(self):
+        return self.rows
+
+
+class Series(Frame):
+    """And any series: a name."""
+
+    def __init__(self, name, values):
+        self.name, self.rows = name, np.array(values)
+
+
+def test_a_frame_and_a_series_give_their_names():
+    problem = Problem(Frame(["age", 7], GOOD_X, np.float32), Series("height", np.array(GOOD_Y, np.float32)))
+    assert (problem.columns, problem.names, problem.target) == (("age", "7"), ("age", "7"), "height")
+    assert problem.X.dtype == torch.float32
+    assert problem.X.tolist() == GOOD_X
+    assert problem.to(torch.float64).columns == ("age", "7")
+    named = Problem(Frame(["age", 7], GOOD_X), GOOD_Y, columns=["a", "b"], target="t")
+    assert (named.columns, named.target) == (("a", "b"), "t")
+    plain = Problem(GOOD_X, Series(None, GOOD_Y), Series("coef", [1.0, 2.0]))
+    assert (plain.columns, plain.names, plain.target) == ((), ("0", "1"), "")
+    assert plain.coef.tolist() == [1.0, 2.0]
+
+
+def test_the_names_must_be_as_many_as_the_columns():
+    with pytest.raises(ValueError, match="columns has 1 names: X has 2 columns"):
+        Problem(GOOD_X, GOOD_Y, columns=("a",))
+
+
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        (["red", "blue", "red"], "column 'c' holds 'red': encode it"),
+        (["1", "2", "3"], "column 'c' holds '1': encode it"),
+        ([np.datetime64("2020-01-01")] * 3, "column 'c' holds '2020-01-01': encode it"),
+        ([np.timedelta64(1, "D")] * 3, "column 'c' holds '1 days': encode it"),
+        ([1, None, 2], "column 'c' is missing in row 1: fill it or drop the row"),
+        ([1.0, float("nan"), 2], r"X\[1, 1\] \(column 'c'\) is nan"),
+    ],
+    ids=["text", "numbers as text", "dates", "durations", "none", "nan"],
+)
+def test_a_frame_with_something_else_names_the_column(cells, says):
+    rows = np.array([[1.0, cell] for cell in cells], dtype=object)
+    with pytest.raises(ValueError, match=says) as error:
+        Problem(Frame(["a", "c"], rows, object), GOOD_Y)
+    assert "\n" not in str(error.value)
+    mixed = Frame(["a", "c"], [[1.0, True], [2, False], [4.5, True]], object)
+    assert Problem(mixed, GOOD_Y).X.tolist() == [[1, 1], [2, 0], [4.5, 1]]
+
+
+def test_pandas_frames_are_such_frames():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"age": [1.0, 0.0, 1.0], "bp": [True, False, True]})
+    problem = Problem(frame, pd.Series(GOOD_Y, name="height"), pd.Series([1.0, 2.0], index=["age", "bp"]))
+    assert (problem.columns, problem.target, problem.coef.tolist()) == (("age", "bp"), "height", [1.0, 2.0])
+    with pytest.raises(ValueError, match="coef is labelled in another order"):
+        Problem(frame, GOOD_Y, pd.Series([1.0, 2.0], index=["bp", "age"]))
+    with pytest.raises(ValueError, match="column 'c' holds 'u': encode it"):
+        Problem(frame.assign(c=pd.Categorical(["u", "v", "u"])), GOOD_Y)
+    with pytest.raises(ValueError, match="column 'height' holds 'a'"):
+        Problem(frame, pd.Series(["a", "b", "c"], name="height"))
 
 
 @pytest.mark.parametrize("signs", ["positive", "random"])
