@@ -19,7 +19,9 @@ Array = NDArray[np.float64]
 BIAS = 0.02  # the finite-step bias of lambda that an automatic lr may have
 PAIRED_BIAS = 0.005  # and with antithetic noise, whose last iterate is as far from the Lasso as the step is large
 CORRECTED_BIAS = 0.15  # and where std is chosen so that it is compensated: the formula is of first order
-SHAKE = 0.1  # variance of a weight's factor: at .5 a draw of three sd multiplies a weight by 3, and that feeds on itself
+SHAKE = (
+    0.1  # variance of a weight's factor: at .5 a draw of three sd multiplies a weight by 3, and that feeds on itself
+)
 FINEST = 128  # the largest lr over the smallest that is looked at
 SLACK = 0.1  # of the logarithm of both distances: what less work may cost
 FEWEST = 1000  # steps of a planned run
@@ -97,7 +99,9 @@ def stable_along(target: Target, dynamics: Dynamics, way: Way | None) -> float:
     slopes = (torch.stack(coefs) @ target.X.T - target.y) @ target.X / len(target.y)
     steepest = float((slopes.abs() * kept).max())
     curved = min(dynamics.stable(target.problem, size) for size in sizes)
-    return min(curved, 1 / (unit * max(steepest, 1e-300)), SHAKE / (2 * unit * max(float(lasso.penalty[kept].max()), 1e-300)))
+    return min(
+        curved, 1 / (unit * max(steepest, 1e-300)), SHAKE / (2 * unit * max(float(lasso.penalty[kept].max()), 1e-300))
+    )
 
 
 def largest_lr(target: Target, dynamics: Dynamics, stable: float, limits: Limits) -> float:
@@ -151,7 +155,9 @@ def best_choice(target: Target, dynamics: Dynamics, way: Way, largest: float, li
         return None
     far = np.where(steps[i] <= 10 * max(most, float(steps[i, k])), score[i], np.inf).argmin()
     good = np.flatnonzero(score[i] <= score[i].min() + SLACK)[0]
-    planned = _whole(max(float(steps[i, k]), min(support_steps(target, dynamics, lr), SUPPORT_SHARE * steps[i, k], most)))
+    planned = _whole(
+        max(float(steps[i, k]), min(support_steps(target, dynamics, lr), SUPPORT_SHARE * steps[i, k], most))
+    )
     count = planned if limits.steps is None else limits.steps
     needed = max(planned, _whole(float(steps[i, good]))) if limits.steps is not None else planned
     tenfold = float(distance[i, far]), float(fit[i, far])
@@ -200,5 +206,5 @@ def _whole(value: float) -> int:
     130000
     """
     value = max(value, FEWEST)
-    unit = 10 ** (math.floor(math.log10(value)) - 1)
+    unit = int(10 ** (math.floor(math.log10(value)) - 1))
     return math.ceil(value / unit) * unit

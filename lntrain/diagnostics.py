@@ -178,7 +178,9 @@ def _against(
     figures = _distances(problem, beta, last, averages) | {"distance_compensated": distance(judged, compensated)}
     for name, average in averages.items():
         objective = (y - fitted(average)).square().sum(-1) / (2 * len(y)) + (lam * average.abs()).sum(-1)
-        figures[f"suboptimality_{name}"] = torch.where(best != 0, (objective - best) / torch.where(best != 0, best, 1.0), 0.0)
+        figures[f"suboptimality_{name}"] = torch.where(
+            best != 0, (objective - best) / torch.where(best != 0, best, 1.0), 0.0
+        )
     gradient = torch.from_numpy((X.T @ (fitted(judged) - y - noise).numpy().T).T) / len(y)
     on = beta != 0
     return {

@@ -68,7 +68,9 @@ class Dynamics:
 
     def actual_penalty(self, problem: Problem, lasso: LassoSolution, lr: float, std: float) -> Tensor:
         """(d,) the lambda that training shows near this Lasso: label noise and sampling, with the finite step's bias."""
-        residuals = None if self.reads_all(problem.n) else problem.X.double().cpu() @ lasso.coef - problem.y.double().cpu()
+        residuals = (
+            None if self.reads_all(problem.n) else problem.X.double().cpu() @ lasso.coef - problem.y.double().cpu()
+        )
         return corrected_penalty(
             problem.X, lasso.coef, lr=lr, std=std, residuals=residuals, noise_kurtosis=self.noise_kurtosis,
             **self.penalty_options(),

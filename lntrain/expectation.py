@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lntrain.dynamics import Dynamics
 from lntrain.flow import limit_flow
-from lntrain.lasso import LassoSolution, lasso_objective
+from lntrain.lasso import LassoSolution
 from lntrain.penalty import mean_squares
 from lntrain.problem import Problem
 
@@ -69,7 +69,7 @@ class Target:
     kept: Tensor
 
     @cached_property
-    def X(self) -> Tensor:
+    def X(self) -> Tensor:  # noqa: N802 (the field's name)
         return self.problem.X.to_dense().double().cpu()
 
     @cached_property
@@ -103,6 +103,11 @@ class Target:
         return distance.numpy(), fit.numpy(), ((value - self.lasso.objective) / best).numpy()
 
 
+def whole(problem: Problem, lasso: LassoSolution) -> Target:
+    """All columns take part."""
+    return Target(problem, lasso, torch.ones(problem.d, dtype=torch.bool))
+
+
 def way(target: Target, dynamics: Dynamics, penalty: Tensor, times: Tensor) -> Way:
     """The limit flow at `times`, on the columns that take part; the others stay at 0."""
     kept, d = target.kept, target.problem.d
@@ -112,12 +117,12 @@ def way(target: Target, dynamics: Dynamics, penalty: Tensor, times: Tensor) -> W
     )  # fmt: skip
     assert flow.mean_coef is not None
 
-    def whole(part: Tensor) -> Tensor:
+    def filled(part: Tensor) -> Tensor:
         out = torch.zeros(len(part), d, dtype=torch.float64)
         out[:, kept] = part
         return out
 
-    return Way(flow.times, whole(flow.mean_coef), whole(flow.coef), whole(flow.log_weights.exp().sum(-2)))
+    return Way(flow.times, filled(flow.mean_coef), filled(flow.coef), filled(flow.log_weights.exp().sum(-2)))
 
 
 def octaves(last: float, count: int) -> Tensor:
@@ -151,8 +156,8 @@ def spread(target: Target, dynamics: Dynamics, *, lr: float, std: float, steps: 
         ends = torch.from_numpy(polygamma(1, (size * c / (2 * lam)).numpy())) * (2 if tail else 1)
         V = V + torch.diag(ends / (2 * rate * window) ** 2)
     M = S + torch.diag(math.sqrt(3) / (2 * rate * window * size))
-    half = torch.linalg.solve(M, V)
-    return torch.linalg.solve(M, half.T)
+    covariance: Tensor = torch.linalg.solve(M, torch.linalg.solve(M, V).T)
+    return covariance
 
 
 def expectation(target: Target, mean: Tensor, covariance: Tensor, replicas: int = 1) -> Expectation:
@@ -184,7 +189,6 @@ def expect(
     penalty = dynamics.actual_penalty(target.problem, target.lasso, lr, std)
     last = dynamics.time(lr * steps)
     times = torch.tensor([last / 2, last], dtype=torch.float64)
-    half, whole = way(target, dynamics, penalty, times).mean_coef
-    mean = 2 * whole - half if tail else whole
+    half, full = way(target, dynamics, penalty, times).mean_coef
+    mean = 2 * full - half if tail else full
     return expectation(target, mean, spread(target, dynamics, lr=lr, std=std, steps=steps, tail=tail), replicas)
-

@@ -156,9 +156,7 @@ def _train(
             ):  # fmt: skip
                 done = snapshot
                 if snapshot.scheduled and snapshot.step > history.step:
-                    row = evaluate(
-                        job.problem, snapshot, job.plan.reference, job.plan.penalty, average=cfg.average
-                    )
+                    row = evaluate(job.problem, snapshot, job.plan.reference, job.plan.penalty, average=cfg.average)
                     metrics.write(to_json(row))
                     record(cfg, job, history, dashboard, snapshot, row)
         except DivergenceError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from lntrain import path_plot, plots
-from lntrain.build import DTYPES, dynamics_of, noise_of, number
+from lntrain.build import DTYPES, dynamics_of, noise_of, number, settle
 from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import distance
 from lntrain.files import read_checkpoint, write_arrays, write_checkpoint, write_json
-from lntrain.lasso import LassoSolution
 from lntrain.penalty import alpha_max, mean_squares
-from lntrain.plan import Dynamics, choose_lr, expected_errors, steps_needed
+from lntrain.plan import Plan, make_plan
 from lntrain.problem import Problem
 from lntrain.train import Snapshot, train
 from lntrain.watch import signals, watch
@@ -32,13 +30,13 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     if cfg.model.dtype not in DTYPES:
         raise ValueError(f"model.dtype={cfg.model.dtype!r}: choose one of {', '.join(DTYPES)}")
     problem: Problem = instantiate(cfg.problem, _convert_="all")
-    dynamics, alphas = dynamics_of(cfg), _grid(cfg, problem)
-    chosen = [_choose(cfg, problem, dynamics, float(alpha)) for alpha in alphas]
-    rates, stds, references, needed = (list(column) for column in zip(*chosen, strict=True))
-    if (steps := number(cfg, "steps", whole=True)) is None:
-        steps = math.ceil(max(needed) / 1000) * 1000
     cfg = cfg.copy()
-    cfg.steps = steps
+    settle(cfg, problem)
+    alphas = _grid(cfg, problem)
+    plans = [_plan(cfg, problem, float(alpha)) for alpha in alphas]
+    rates, stds = [plan.lr for plan in plans], [plan.std for plan in plans]
+    cfg.steps = steps = max(plan.steps for plan in plans)
+    cfg.batch_size = plans[0].dynamics.batch_size
     print(
         f"path      {problem.name}: n={problem.n}, d={problem.d}, {len(alphas)} penalties from {alphas[0]:.3g} to {alphas[-1]:.3g}\n"
         f"noise     std {min(stds):.3g} to {max(stds):.3g}, lr {min(rates):.3g} to {max(rates):.3g}, {steps} steps",
@@ -49,6 +47,9 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     model = instantiate(cfg.model, _partial_=True, _convert_="all")(
         in_features=problem.d, replicas=len(alphas), dtype=dtype
     )
+    with torch.no_grad():
+        for weight in model.weights:
+            weight[~torch.stack([plan.kept for plan in plans])] = 0  # for ever
     optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
         model.parameters(), lr=rates, noise=noise_of(cfg, tuple(stds)), seed=cfg.seed
     )
@@ -67,7 +68,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
         for latest in watch(snapshots, steps=steps, start=start, **options):
             snapshot = latest
     save(snapshot)
-    return _finish(cfg, folder, problem, alphas, references, snapshot, time.monotonic() - began)
+    return _finish(cfg, folder, problem, alphas, plans, snapshot, time.monotonic() - began)
 
 
 def _grid(cfg: DictConfig, problem: Problem) -> NDArray[np.float64]:
@@ -79,15 +80,12 @@ def _grid(cfg: DictConfig, problem: Problem) -> NDArray[np.float64]:
     return alpha_max(problem.X, problem.y) * np.geomspace(high, low, points)
 
 
-def _choose(
-    cfg: DictConfig, problem: Problem, dynamics: Dynamics, alpha: float
-) -> tuple[float, float, LassoSolution, float]:
-    """(lr, std, certified Lasso, steps) for one penalty: bias, noise and start each within cfg.accuracy."""
-    wished, accuracy = number(cfg, "optimizer.lr"), cfg.accuracy
-    rate, std, lasso = choose_lr(problem, dynamics, std=None, alpha=alpha, lr=wished, accuracy=accuracy)
-    errors = expected_errors(problem, dynamics, lasso, lr=rate, std=std)
-    needed = steps_needed(problem, dynamics, lasso, errors, lr=rate, accuracy=accuracy)
-    return rate, std, lasso, max(needed["noise"], needed["start"])
+def _plan(cfg: DictConfig, problem: Problem, alpha: float) -> Plan:
+    """One penalty's step size, std, certified Lasso and steps: its distance within cfg.accuracy."""
+    return make_plan(
+        problem, dynamics_of(cfg), alpha=alpha, lr=number(cfg, "optimizer.lr"), steps=number(cfg, "steps", whole=True),
+        accuracy=cfg.accuracy, corrected=cfg.penalty.corrected, tail=cfg.average == "tail",
+    )  # fmt: skip
 
 
 def lasso_path(problem: Problem, alphas: NDArray[np.float64], *, positive: bool = False) -> NDArray[np.float64]:
@@ -101,11 +99,13 @@ def lasso_path(problem: Problem, alphas: NDArray[np.float64], *, positive: bool 
 
 
 def _finish(
-    cfg: DictConfig, folder: Path, problem: Problem, alphas: NDArray[np.float64], references: list[LassoSolution],
+    cfg: DictConfig, folder: Path, problem: Problem, alphas: NDArray[np.float64], plans: list[Plan],
     snapshot: Snapshot, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
-    assert snapshot.mean_coef is not None
-    mean = snapshot.mean_coef.cpu()
+    references = [plan.reference for plan in plans if plan.reference is not None]
+    average = snapshot.tail_coef if plans[0].tail else snapshot.mean_coef
+    assert average is not None
+    mean = average.cpu()
     distances = [float(distance(m, lasso.coef)) for m, lasso in zip(mean, references, strict=True)]
     dense = np.geomspace(alphas[0], alphas[-1], 400)
     curve = lasso_path(problem, dense, positive=references[0].positive)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lntrain.choose import FINEST, Choice, Limits, best_choice, largest_lr, margins, stable_along, wished_std
+from lntrain.choose import FINEST, Choice, Limits, best_choice, largest_lr, margins, stable_along
 from lntrain.dynamics import Dynamics
-from lntrain.expectation import PER_OCTAVE, Expectation, Target, Way, expect, octaves, way
+from lntrain.expectation import PER_OCTAVE, Expectation, Target, expect, octaves, way, whole
 from lntrain.lasso import LassoSolution, weighted_lasso
 from lntrain.penalty import alpha_max, effective_penalty, mean_squares
 from lntrain.problem import Problem
@@ -140,10 +140,12 @@ def _lr_for_std(problem: Problem, dynamics: Dynamics, std: float, limits: Limits
     positive, last = dynamics.parametrisation == "square", None
     for _ in range(60):
         penalty = effective_penalty(problem.X, lr=rate, std=std, **options)
-        last = weighted_lasso(problem.X, problem.y, penalty, positive=positive, start=None if last is None else last.coef)
+        last = weighted_lasso(
+            problem.X, problem.y, penalty, positive=positive, start=None if last is None else last.coef
+        )
         if limits.lr is not None:
             return rate, last
-        target = Target(problem, last, torch.ones(problem.d, dtype=torch.bool))
+        target = whole(problem, last)
         bound = largest_lr(target, dynamics, stable_along(target, dynamics, None), limits)
         if 0.8 * bound <= rate <= bound:
             return rate, last
@@ -158,7 +160,7 @@ def _taking_part(
 
     It is left out (at 0) only where its large penalty alone forbids the step that the others need.
     """
-    everything = Target(problem, lasso, torch.ones(problem.d, dtype=torch.bool))
+    everything = whole(problem, lasso)
     stables = {each: stable_along(everything, each, None) for each in several}
     lengths = mean_squares(problem.X).cpu().sqrt() * everything.y.square().mean().sqrt()
     kept = (lengths >= lasso.penalty) | lasso.support
@@ -187,7 +189,9 @@ def _choose(
         if choice is not None:
             found.append((choice, stable))
     if not found:
-        raise ValueError("the draw of rows alone penalises more than is wished: raise batch_size, or lower optimizer.lr")
+        raise ValueError(
+            "the draw of rows alone penalises more than is wished: raise batch_size, or lower optimizer.lr"
+        )
     least = min(choice.score for choice, _ in found)
 
     def price(found: tuple[Choice, float]) -> float:
@@ -217,12 +221,11 @@ def _plan(target: Target, choice: Choice, stable: float, limits: Limits, largest
 def _plan_without_noise(problem: Problem, dynamics: Dynamics, lr: float | None, steps: int | None) -> Plan:
     zero = torch.zeros(problem.d, dtype=torch.float64)
     coef = problem.coef if problem.coef is not None else torch.linalg.pinv(problem.X.double()) @ problem.y.double()
-    kept = torch.ones(problem.d, dtype=torch.bool)
-    target = Target(problem, LassoSolution(coef.double().cpu(), 0.0, 0.0, zero), kept)
+    target = whole(problem, LassoSolution(coef.double().cpu(), 0.0, 0.0, zero))
     stable = stable_along(target, dynamics, None)
     rate = stable / 20 if lr is None else lr
     notes = ["no label noise: no Lasso is predicted; gradient descent finds an interpolator that depends on init"]
-    return Plan(dynamics, rate, 0.0, None, None, 0.0, 0.0, stable, steps or 100_000, 100_000, kept, notes=notes)
+    return Plan(dynamics, rate, 0.0, None, None, 0.0, 0.0, stable, steps or 100_000, 100_000, target.kept, notes=notes)
 
 
 def _notes(plan: Plan, target: Target, limits: Limits) -> list[str]:

@@ -12,7 +12,7 @@ from lntrain.choose import stable_along
 from lntrain.corrections import depth_penalty
 from lntrain.dual import Reference
 from lntrain.dynamics import Dynamics
-from lntrain.expectation import Target, expect
+from lntrain.expectation import expect, whole
 from lntrain.lasso import LassoSolution, weighted_lasso
 from lntrain.model import DiagonalLinear
 from lntrain.noise import Antithetic, GaussianNoise, Noise, NoNoise, RademacherNoise, as_noise
@@ -102,23 +102,23 @@ def predict(
     if not isinstance(model, DiagonalLinear):
         raise ValueError(f"no penalty is predicted for a {type(model).__name__}: give a DiagonalLinear")
     group = _group(optimizer)
-    noise = _noise(optimizer, noise)
-    lr, std = _number("lr", group["lr"], group.get("lr_ratio")), _number("std", noise.std)
+    labels = _noise(optimizer, noise)
+    lr, std = _number("lr", group["lr"], group.get("lr_ratio")), _number("std", labels.std)
     dynamics = Dynamics(
         parametrisation=model.parametrisation, loss_scale=loss_constant, batch_size=batch_size, sampling=sampling,
         momentum=group["momentum"], dampening=group["dampening"], nesterov=group["nesterov"],
-        weight_decay=group["weight_decay"], antithetic=isinstance(noise, Antithetic),
-        noise_kurtosis=1.0 if isinstance(getattr(noise, "noise", noise), RademacherNoise) else 3.0,
+        weight_decay=group["weight_decay"], antithetic=isinstance(labels, Antithetic),
+        noise_kurtosis=1.0 if isinstance(getattr(labels, "noise", labels), RademacherNoise) else 3.0,
         init=float((model.log_weights.mean() / 2).exp()),
     )  # fmt: skip
     if model.depth > 2:
         return _deeper(model, problem, dynamics, lr, std)
     penalty = effective_penalty(problem.X, lr=lr, std=std, **dynamics.penalty_options())
     reference = weighted_lasso(problem.X, problem.y, penalty, positive=model.parametrisation == "square")
-    target = Target(problem, reference, torch.ones(problem.d, dtype=torch.bool))
+    target = whole(problem, reference)
     stable = stable_along(target, dynamics, None)
     notes = [f"lr={lr:g} is above the stable step {stable:.3g}: expect divergence"] if lr > stable else []
-    if noise.schedule is not None:
+    if labels.schedule is not None:
         notes.append("the noise has a schedule: the prediction is for its first step")
     bias = dynamics.bias(problem, reference, lr)
     return Prediction(penalty, 1.0, reference, bias, stable, tuple(notes), _expect=(target, dynamics, lr, std))
@@ -127,7 +127,9 @@ def predict(
 def _group(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The options of an optimiser whose penalty is known."""
     if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
-        raise ValueError(f"no penalty is predicted for {type(optimizer).__name__}: give LabelNoiseSGD or torch.optim.SGD")
+        raise ValueError(
+            f"no penalty is predicted for {type(optimizer).__name__}: give LabelNoiseSGD or torch.optim.SGD"
+        )
     first, *others = optimizer.param_groups
     names = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize")
     if any(other[name] != first[name] for other in others for name in names) or first["maximize"]:
@@ -141,7 +143,11 @@ def _noise(optimizer: torch.optim.Optimizer, noise: Noise | float | None) -> Any
         raise ValueError(f"noise={noise}: the optimizer carries {own}, which trains: give one of the two")
     chosen = own if noise is None else as_noise(noise)
     kind = chosen.noise if isinstance(chosen, Antithetic) else chosen
-    if not isinstance(kind, (GaussianNoise, RademacherNoise)) or isinstance(chosen, NoNoise) or noise_is_zero(chosen.std):
+    if (
+        not isinstance(kind, (GaussianNoise, RademacherNoise))
+        or isinstance(chosen, NoNoise)
+        or noise_is_zero(chosen.std)
+    ):
         raise ValueError(f"noise is {chosen}: a penalty is predicted for Gaussian or Rademacher noise on numbers")
     if noise is None and isinstance(optimizer, LabelNoiseSGD):  # a checkpoint's std counts, not the constructor's
         std = noise_std(optimizer)
@@ -163,7 +169,9 @@ def _number(name: str, value: Any, ratio: Any = None) -> float:
 def _deeper(model: DiagonalLinear, problem: Problem, dynamics: Dynamics, lr: float, std: float) -> Prediction:
     """Depth L > 2: sum_j kappa_j |beta_j|^(2 - 2/L)."""
     if dynamics.momentum or dynamics.weight_decay or dynamics.antithetic:
-        raise ValueError("at depth above 2 a penalty is predicted without momentum, weight decay and antithetic pairs only")
+        raise ValueError(
+            "at depth above 2 a penalty is predicted without momentum, weight decay and antithetic pairs only"
+        )
     weights = depth_penalty(
         problem.X, lr=lr, std=std, depth=model.depth, batch_size=dynamics.batch_size, sampling=dynamics.sampling,
         loss_scale=dynamics.loss_scale,

@@ -13,8 +13,8 @@ import lntrain
 
 ROOT = Path(lntrain.__file__).parent
 LAYERS = [
-    {"stream", "schedule", "config", "homotopy"},
-    {"problem", "model", "noise", "curvature", "networks", "replicas"},
+    {"stream", "schedule", "config", "homotopy", "tabular"},
+    {"problem", "model", "noise", "curvature", "networks", "replicas", "delimited"},
     {"readers", "quadratic", "images", "controls"},
     {"optim", "penalty"},
     {"engine"},
@@ -25,7 +25,11 @@ LAYERS = [
     {"plan", "prediction"},
     {"diagnostics"},
     {"laws", "events"},
-    {"dashboard", "plots", "report", "files", "watch"},
+    {"dashboard", "report", "files", "watch"},
+    {"coefficients"},
+    {"plot_names"},
+    {"plots"},
+    {"path_plot"},
     {"build"},
     {"forecast"},
     {"job", "figure1", "path", "claims", "runfolder", "sweep_plots"},
@@ -59,6 +63,8 @@ HOMES = {
     "torch.utils.tensorboard": {"dashboard", "events"},
     "matplotlib": {
         "plots",
+        "plot_names",
+        "path_plot",
         "sweep_plots",
         "dashboard",
         "sweep_report",

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from lntrain import lasso as lassos
 from lntrain import penalty as penalties
+from lntrain.choose import margins
+from lntrain.dynamics import Dynamics
+from lntrain.expectation import whole
 from lntrain.lasso import LassoSolution
 from lntrain.model import DiagonalLinear
 from lntrain.noise import Antithetic, GaussianNoise, RademacherNoise
 from lntrain.optim import LabelNoiseSGD
-from lntrain.plan import Dynamics, margins
 from lntrain.problem import Problem
 from lntrain.train import Snapshot, train
 
@@ -103,7 +105,7 @@ def no_near_tie(at: At, make: Callable[[int], Problem], ratio: float, *, positiv
         problem = make(seed)
         penalty = ratio * penalties.alpha_max(problem.X, problem.y) * penalties.mean_squares(problem.X)
         lasso = lassos.weighted_lasso(problem.X, problem.y, penalty, positive=positive)
-        if float(lasso.coef[lasso.support].abs().min()) >= 0.2 and float(margins(problem, lasso).min()) >= 0.1:
+        if float(lasso.coef[lasso.support].abs().min()) >= 0.2 and float(margins(whole(problem, lasso)).min()) >= 0.1:
             return problem
     raise RuntimeError("1000 problems, each with a near tie: another ratio, n or d is needed")
 

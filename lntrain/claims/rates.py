@@ -24,7 +24,7 @@ from lntrain.claims.section3 import case
 from lntrain.claims.section4 import PAIRED, PLAIN, data
 from lntrain.claims.verdict import Check, Curve, Outcome, Picture
 from lntrain.diagnostics import kkt_residual
-from lntrain.plan import Dynamics
+from lntrain.dynamics import Dynamics
 from lntrain.problem import Problem, sparse_regression
 
 RATES = {"raw": -0.5, "compensated": -1.0, "finite step": 1.0, "antithetic": 1.0}  # exponents of T, T, lr, lr

@@ -23,7 +23,7 @@ from lntrain.claims.measure import (
     run,
 )
 from lntrain.claims.verdict import Check, Outcome
-from lntrain.plan import Dynamics
+from lntrain.dynamics import Dynamics
 from lntrain.problem import Problem, sparse_regression
 
 RATIO = 0.1  # the penalty of these rows, in units of alpha_max

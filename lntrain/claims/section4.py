@@ -22,7 +22,7 @@ from lntrain.claims.measure import (
 )
 from lntrain.claims.section3 import case
 from lntrain.claims.verdict import Check, Curve, Outcome, Picture
-from lntrain.plan import Dynamics
+from lntrain.dynamics import Dynamics
 from lntrain.problem import Problem, sparse_regression
 from lntrain.schedule import PowerDecay
 

@@ -9,14 +9,15 @@ import torch
 
 from lntrain import gamma, laws, regime
 from lntrain import penalty as penalties
+from lntrain.choose import margins
 from lntrain.claims.measure import At, Case, distances, falls, no_near_tie, run, stationary
 from lntrain.claims.section3 import case
 from lntrain.claims.section4 import PLAIN, data
 from lntrain.claims.theorems import MARGIN
 from lntrain.claims.verdict import Check, Curve, Outcome, Picture
 from lntrain.diagnostics import support_scores
+from lntrain.expectation import whole
 from lntrain.lasso import LassoSolution
-from lntrain.plan import margins
 from lntrain.problem import Problem, sparse_regression
 
 LAW_LEVEL = 1e-3  # family-wise, of the tests of the Gamma law
@@ -166,7 +167,9 @@ def supports(at: At) -> Outcome:
         if not (found.margin_signed > MARGIN and found.theorem == "Theorem 4"):
             continue
         given = case(problem, PLAIN, 0.01, ratio)
-        power = given.rate * (given.lasso.penalty[~given.lasso.support] * margins(problem, given.lasso) ** 2).min()
+        power = (
+            given.rate * (given.lasso.penalty[~given.lasso.support] * margins(whole(problem, given.lasso)) ** 2).min()
+        )
         steps = int(at.pick(200, 300) / float(power) / replicas)
         records = [steps // 3 + steps * k // 24 for k in range(17)]
         shots = [shot.log_weights for shot in run(given, at.seeds(replicas, f"noise {seed}"), records[-1], records)]

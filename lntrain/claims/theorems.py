@@ -13,8 +13,8 @@ from lntrain import laws, regime
 from lntrain import penalty as penalties
 from lntrain.claims.measure import Array, At, Case, compensated, distances, falls, predict, run, slopes, stationary
 from lntrain.claims.verdict import Check, Curve, Outcome, Picture
+from lntrain.dynamics import Dynamics
 from lntrain.lasso import LassoSolution
-from lntrain.plan import Dynamics
 from lntrain.problem import Problem, sparse_regression
 
 PAPER = Dynamics(parametrisation="square", loss_scale=0.25, init=0.1)  # beta = w^2, loss constant 1/4: a = 1
