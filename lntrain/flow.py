@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from lntrain.dual_flow import dual_flow, integrate
 from lntrain.noise import Antithetic, GaussianNoise, RademacherNoise, as_noise
 from lntrain.penalty import as_matrix, step_factor
 
@@ -25,14 +25,15 @@ class Flow:
     """A flow or a simulated SDE at times (T,), in units of lr * steps.
 
     coef: (T, d), or (T, R, d) with replicas; log_weights: (T, m, d) or (T, R, m, d), log w^2, m = 1 for "square".
-    Means over the pre-step values from the beginning (after burn_in) to each time: mean_coef like coef,
-    mean_noise (T, R, n) the realised label noise, mean_loss (T, R) of (1/2n)||y - X beta||^2; None for flows.
+    mean_coef, like coef: a flow's average over (0, t), coef itself at time 0. A simulation's means are over the
+    pre-step values from the beginning (after burn_in) to each time: mean_noise (T, R, n) the realised label noise,
+    mean_loss (T, R) of (1/2n)||y - X beta||^2; both None for flows.
     """
 
     times: Tensor
     coef: Tensor
     log_weights: Tensor
-    mean_coef: Tensor | None = None
+    mean_coef: Tensor
     mean_noise: Tensor | None = None
     mean_loss: Tensor | None = None
 
@@ -67,6 +68,8 @@ def _data(X: Any, y: Any, init: Any, m: int) -> tuple[Array, Array, Array]:
     y = torch.as_tensor(y, dtype=torch.float64).detach().cpu().numpy()
     if y.shape != X.shape[:1]:
         raise ValueError(f"X {X.shape} and y {y.shape} do not fit: give (n, d) and (n,)")
+    if not (np.isfinite(X).all() and np.isfinite(y).all()):
+        raise ValueError("X and y must be finite: drop or fill the rows that are not")
     alpha = np.broadcast_to(torch.as_tensor(init, dtype=torch.float64).detach().cpu().numpy(), X.shape[1:])
     if not (np.isfinite(alpha).all() and (alpha > 0).all()):
         raise ValueError(f"init={init} must be positive and finite: it is the scale of each weight")
@@ -83,6 +86,7 @@ def limit_flow(
     loss_scale: float = 0.5,
     depth: int = 2,
     init: Any = 0.1,
+    rtol: float = 1e-9,
 ) -> Flow:
     """The flow that label noise makes on average, without its fluctuations: a weighted mirror flow into the Lasso.
 
@@ -94,9 +98,10 @@ def limit_flow(
         penalty: lambda (kappa at depth L > 2), a number or (d,); 0 is gradient flow.
         parametrisation: "difference", "square" or "hadamard" (then w_pm = (u +/- v)/2).
         loss_scale: c; 0.5 here, 0.25 the paper's. depth: L. init: alpha > 0, a number or (d,).
+        rtol: the error of coef, relative to its largest.
 
     Returns:
-        Flow: coef (T, d), log_weights (T, m, d).
+        Flow: coef (T, d), log_weights (T, m, d), mean_coef (T, d) the average over (0, t).
 
     Raises:
         ValueError: arguments out of range. RuntimeError: the integrator gave up.
@@ -110,25 +115,41 @@ def limit_flow(
     model = _model(parametrisation, loss_scale, depth)
     X, y, start = _data(X, y, init, len(model.signs))
     times = np.atleast_1d(np.asarray(times, dtype=float))
-    if not ((np.diff(times) > 0).all() and times[0] >= 0 and np.isfinite(times).all()):
-        raise ValueError("times must be increasing and not negative")
+    if not (times.size and (np.diff(times) > 0).all() and times[0] >= 0 and np.isfinite(times).all()):
+        raise ValueError("times must be increasing and not negative, at least one")
     lam = np.broadcast_to(torch.as_tensor(penalty, dtype=torch.float64).detach().cpu().numpy(), X.shape[1:])
     if not (np.isfinite(lam).all() and (lam >= 0).all()):
         raise ValueError("penalty must be finite and not negative")
+    if not 1e-12 <= rtol < 1:
+        raise ValueError(f"rtol={rtol} must be between 1e-12 and 1")
+
+    if depth == 2:
+        coef, logs, mean = dual_flow(X, y, start[0], times, lam, model.signs, model.pull, rtol)
+    else:
+        coef, logs, mean = _deep_flow(model, X, y, start, times, lam, rtol)
+    if not (np.isfinite(logs).all() and np.isfinite(coef).all() and np.isfinite(mean).all()):
+        raise RuntimeError(f"the flow is not finite by time {times[-1]:g}: scale X, y and init to moderate sizes")
+    return Flow(*(torch.from_numpy(each) for each in (times, coef, logs, mean)))
+
+
+def _deep_flow(
+    model: _Model, X: Array, y: Array, start: Array, times: Array, kappa: Array, rtol: float
+) -> tuple[Array, Array, Array]:
+    """As `dual_flow` at depth > 2, where log w itself is integrated: weights left small stay where they are."""
 
     def drift(_: float, flat: Array) -> Array:
         u = flat.reshape(start.shape)
         g = X.T @ (X @ model.coef(u) - y) / len(y)
-        shrink = lam if depth == 2 else 2 * (1 - 1 / depth) * lam * np.exp((depth - 2) * u)
+        shrink = 2 * (1 - 1 / model.depth) * kappa * np.exp((model.depth - 2) * u)
         return np.asarray(-model.speed(u) * (model.signs * g + shrink)).ravel()
 
-    found = solve_ivp(
-        drift, (0.0, max(float(times[-1]), 1e-12)), start.ravel(), method="LSODA", t_eval=times, rtol=1e-9, atol=1e-10
-    )
-    if not found.success:
-        raise RuntimeError(f"the flow stopped at time {found.t[-1] if len(found.t) else 0.0:.3g}: {found.message}")
-    u = found.y.T.reshape(-1, *start.shape)
-    return Flow(torch.from_numpy(times), torch.from_numpy(model.coef(u)), torch.from_numpy(2 * u))
+    def coef(_: Array, flat: Array) -> Array:
+        return model.coef(flat.reshape(-1, *start.shape))
+
+    with np.errstate(over="ignore", invalid="ignore"):  # the check of what comes out tells
+        states, means = integrate(drift, None, start.ravel(), times, coef, rtol, rtol / 10)
+    u = states.reshape(-1, *start.shape)
+    return model.coef(u), 2 * u, means
 
 
 def gradient_flow(
@@ -140,6 +161,7 @@ def gradient_flow(
     loss_scale: float = 0.5,
     depth: int = 2,
     init: Any = 0.1,
+    rtol: float = 1e-9,
 ) -> Flow:
     """Gradient flow without noise, d log w_pm = -/+ a g dt: `limit_flow` at penalty 0.
 
@@ -154,7 +176,7 @@ def gradient_flow(
     Source: Woodworth et al., COLT 2020 (arXiv 2002.09277).
     """
     options: dict[str, Any] = {"parametrisation": parametrisation, "loss_scale": loss_scale, "depth": depth}
-    return limit_flow(X, y, times, 0.0, init=init, **options)
+    return limit_flow(X, y, times, 0.0, init=init, rtol=rtol, **options)
 
 
 def label_noise_flow(

@@ -1,0 +1,153 @@
+"""The limit flow at depth 2 in its dual, theta(t) = the integral of the residuals: as many numbers as labels.
+
+The weights are log w_pm(t) = log alpha - a (+/- X^T theta(t) / n + lambda t), whatever they have decayed to, so no
+small weight is ever integrated; d theta/dt = X beta - y is the gradient of a concave function at each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.integrate import LSODA
+
+Array = NDArray[np.float64]
+NODES, WEIGHTS = (part / 2 for part in np.polynomial.legendre.leggauss(4))  # on (-1/2, 1/2), weights of sum 1
+ROOM = 100.0  # how far above any solution's logarithm a trial step may read a weight
+
+
+def integrate(
+    slope: Callable[[float, Array], Array],
+    jacobian: Callable[[float, Array], Array] | None,
+    start: Array,
+    times: Array,
+    coef: Callable[[Array, Array], Array],
+    rtol: float,
+    atol: float,
+    first: float | None = None,
+) -> tuple[Array, Array]:
+    """States (T, m) of dx/dt = slope(t, x) from `start`, and the averages over (0, t) of coef (T, d).
+
+    coef maps times (k,) and states (k, m) to (k, d). By LSODA, Adams or BDF as stiffness asks, and Gauss's
+    rule of four nodes within each of its steps, the first as long as `first` at most. RuntimeError: it gave up.
+    """
+    value = coef(np.zeros(1), start[None])[0]
+    states, means = [start] * int(times[0] == 0), [value] * int(times[0] == 0)
+    if times[-1] == 0:
+        return np.stack(states), np.stack(means)
+    first = None if first is None else min(first, float(times[-1]))
+    solver = LSODA(slope, 0.0, start, times[-1], first_step=first, rtol=rtol, atol=atol, jac=jacobian)
+    total = np.zeros_like(value)
+    while solver.status == "running":
+        message = solver.step()
+        if solver.status == "failed" or not np.isfinite(solver.y).all():
+            raise RuntimeError(f"the flow stopped at time {solver.t:.3g}: {message or 'not finite'}")
+        inside, wanted = solver.dense_output(), times[(times > solver.t_old) & (times <= solver.t)]
+        edges = np.unique([solver.t_old, *wanted, solver.t])
+        widths = np.diff(edges)
+        at = ((edges[:-1] + edges[1:])[:, None] / 2 + widths[:, None] * NODES).ravel()
+        values = coef(at, inside(at).T).reshape(len(widths), len(NODES), -1)
+        totals = total + np.cumsum(widths[:, None] * (WEIGHTS @ values), 0)
+        states += [np.asarray(inside(t)) for t in wanted]
+        means += list(totals[: len(wanted)] / wanted[:, None])
+        total = totals[-1]
+    return np.stack(states), np.stack(means)
+
+
+def dual_flow(
+    X: Array, y: Array, start: Array, times: Array, penalty: Array, signs: Array, pull: float, rtol: float
+) -> tuple[Array, Array, Array]:
+    """coef (T, d), log w^2 (T, m, d) and mean coef (T, d) of d log w_pm = -pull (+/- g + penalty) dt.
+
+    X (n, d), start (d,) log w at time 0, signs (m, 1), rtol the relative error of coef. RuntimeError: it gave up.
+    """
+    dual = _Dual(X, y, start, penalty, signs, pull, rtol)
+    atol = rtol / 30 / dual.reach.max()  # of theta: what the steps add to log w^2 then comes to some rtol
+    still = np.zeros(len(dual.y))
+    states, means = integrate(dual.slope, dual.jacobian, still, times, dual.coef, 1e-13, atol, dual.first())
+    logs = dual.logs(times, states)
+    if not logs.max() < dual.top:
+        raise RuntimeError(f"the flow left all bounds: a weight squared above exp({dual.top:.0f})")
+    return np.asarray((signs * np.exp(logs)).sum(-2)), logs, means
+
+
+class _Dual:
+    """theta's equation on the columns `on`; those left out, together, move it by less than `rtol` / 1000 of y.
+
+    |log w^2 moves| <= reach |theta moves|, so a column far below what counts stays out until theta has gone so far.
+    """
+
+    def __init__(
+        self, X: Array, y: Array, start: Array, penalty: Array, signs: Array, pull: float, rtol: float
+    ) -> None:
+        n, d = X.shape
+        if n > d:  # the same gradient from d rows
+            Q, X = np.linalg.qr(X)
+            y = Q.T @ y
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms, size = np.linalg.norm(X, axis=0), float(np.linalg.norm(y)) or 1.0
+        if not (np.isfinite(norms).all() and math.isfinite(size)):
+            raise RuntimeError("the flow of so large an X or y leaves all bounds: scale them to moderate sizes")
+        self.X, self.y, self.start, self.signs = X, y, 2 * start, signs
+        self.rate, self.decay = 2 * pull / n, 2 * pull * penalty
+        self.reach = self.rate * np.maximum(norms, 1e-200)
+        largest = np.where(norms > 0, math.log(size) - np.log(np.where(norms > 0, norms, 1)), self.start)
+        self.top = ROOM + max(float(self.start.max()), float(largest.max()))
+        self.floor = largest + math.log(1e-3 * rtol / d)
+        self.back = float((self.decay / self.reach)[norms > 0].max(initial=0.0))  # theta's length of a time undone
+        self.norms, self.time, self.theta, self.room = norms, 0.0, np.zeros(len(y)), 0.0
+        self._keep(np.arange(d))
+
+    def first(self) -> float:
+        """A time in which neither Newton nor any weight has far to go."""
+        still = np.zeros(len(self.y))
+        fast = float(np.linalg.norm(self.jacobian(0.0, still))) + float(self.decay.max())
+        return 1e-3 / (fast + float(self.reach.max() * np.linalg.norm(self.slope(0.0, still))) or 1.0)
+
+    def logs(self, t: Array, theta: Array) -> Array:
+        """log w^2 (T, m, d) at times (T,)."""
+        sides = self.signs * (self.rate * (theta @ self.X))[:, None]
+        return np.asarray(self.start - self.decay * t[:, None, None] - sides)
+
+    def coef(self, t: Array, theta: Array) -> Array:
+        """beta (k, d), 0 where it does not count."""
+        weights = self._weights(t, theta)
+        beta = np.zeros((len(t), len(self.start)))
+        beta[:, self.on] = weights[0] - weights[1] if len(weights) == 2 else weights[0]
+        return beta
+
+    def slope(self, t: float, theta: Array) -> Array:
+        weights = self._weights(np.array([t]), theta[None])
+        beta = weights[0] - weights[1] if len(weights) == 2 else weights[0]
+        return np.asarray(self.near @ beta[0] - self.y)
+
+    def jacobian(self, t: float, theta: Array) -> Array:
+        curve = np.concatenate(self._weights(np.array([t]), theta[None])).sum(0)
+        power = curve * self.norms[self.on] ** 2
+        heavy = power > 1e-14 * power.max(initial=0.0)  # Newton's matrix needs no more digits
+        return np.asarray(-(self.near[:, heavy] * (self.rate * curve[heavy])) @ self.near[:, heavy].T)
+
+    def _weights(self, t: Array, theta: Array) -> list[Array]:
+        """w_pm^2, each (k, columns on), after a look whether the columns still do."""
+        moved = float(np.sqrt(((theta - self.theta) ** 2).sum(1).max())) + self.back * max(self.time - t.min(), 0.0)
+        if not moved <= self.room:
+            self._choose(float(t.min()), theta[t.argmin()])
+            if not float(np.sqrt(((theta - self.theta) ** 2).sum(1).max())) <= self.room:
+                self._keep(np.arange(len(self.start)))
+                self.room = 0.0
+        z = self.rate * (theta @ self.near)
+        middle = self.begin - self.fall * t[:, None]
+        return [np.exp(np.minimum(middle - sign * z, self.top)) for sign in self.signs[:, 0]]
+
+    def _choose(self, t: float, theta: Array) -> None:
+        """The columns that may count before theta has moved by `room`: half of what the median column needs, or an e-fold."""
+        highest = self.logs(np.array([t]), theta[None])[0].max(0)
+        needs = (self.floor - highest) / self.reach
+        self.time, self.theta, self.room = t, theta.copy(), max(float(np.median(needs)) / 2, 1 / self.reach.max())
+        self._keep(np.flatnonzero(needs <= self.room))
+
+    def _keep(self, on: NDArray[np.int64]) -> None:
+        self.on, self.near = on, self.X if len(on) == len(self.start) else self.X[:, on]
+        self.begin, self.fall = self.start[on], self.decay[on]
