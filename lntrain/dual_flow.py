@@ -26,17 +26,20 @@ def integrate(
     coef: Callable[[Array, Array], Array],
     rtol: float,
     atol: float,
+    first: float | None = None,
 ) -> tuple[Array, Array]:
     """States (T, m) of dx/dt = slope(t, x) from `start`, and the averages over (0, t) of coef (T, d).
 
     coef maps times (k,) and states (k, m) to (k, d). By LSODA, Adams or BDF as stiffness asks, and Gauss's
-    rule of four nodes within each of its steps. RuntimeError: it gave up.
+    rule of four nodes within each of its steps, the first as long as `first` at most. RuntimeError: it gave up.
     """
     value = coef(np.zeros(1), start[None])[0]
     states, means = [start] * int(times[0] == 0), [value] * int(times[0] == 0)
     if times[-1] == 0:
         return np.stack(states), np.stack(means)
-    solver, total = LSODA(slope, 0.0, start, times[-1], rtol=rtol, atol=atol, jac=jacobian), np.zeros_like(value)
+    first = None if first is None else min(first, float(times[-1]))
+    solver = LSODA(slope, 0.0, start, times[-1], first_step=first, rtol=rtol, atol=atol, jac=jacobian)
+    total = np.zeros_like(value)
     while solver.status == "running":
         message = solver.step()
         if solver.status == "failed" or not np.isfinite(solver.y).all():
@@ -62,7 +65,8 @@ def dual_flow(
     """
     dual = _Dual(X, y, start, penalty, signs, pull, rtol)
     atol = rtol / 30 / dual.reach.max()  # of theta: what the steps add to log w^2 then comes to some rtol
-    states, means = integrate(dual.slope, dual.jacobian, np.zeros(len(dual.y)), times, dual.coef, 1e-13, atol)
+    still = np.zeros(len(dual.y))
+    states, means = integrate(dual.slope, dual.jacobian, still, times, dual.coef, 1e-13, atol, dual.first())
     logs = dual.logs(times, states)
     if not logs.max() < dual.top:
         raise RuntimeError(f"the flow left all bounds: a weight squared above exp({dual.top:.0f})")
@@ -82,8 +86,10 @@ class _Dual:
         if n > d:  # the same gradient from d rows
             Q, X = np.linalg.qr(X)
             y = Q.T @ y
-        norms = np.linalg.norm(X, axis=0)
-        size = float(np.linalg.norm(y)) or 1.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms, size = np.linalg.norm(X, axis=0), float(np.linalg.norm(y)) or 1.0
+        if not (np.isfinite(norms).all() and math.isfinite(size)):
+            raise RuntimeError("the flow of so large an X or y leaves all bounds: scale them to moderate sizes")
         self.X, self.y, self.start, self.signs = X, y, 2 * start, signs
         self.rate, self.decay = 2 * pull / n, 2 * pull * penalty
         self.reach = self.rate * np.maximum(norms, 1e-200)
@@ -93,6 +99,12 @@ class _Dual:
         self.back = float((self.decay / self.reach)[norms > 0].max(initial=0.0))  # theta's length of a time undone
         self.norms, self.time, self.theta, self.room = norms, 0.0, np.zeros(len(y)), 0.0
         self._keep(np.arange(d))
+
+    def first(self) -> float:
+        """A time in which neither Newton nor any weight has far to go."""
+        still = np.zeros(len(self.y))
+        fast = float(np.linalg.norm(self.jacobian(0.0, still))) + float(self.decay.max())
+        return 1e-3 / (fast + float(self.reach.max() * np.linalg.norm(self.slope(0.0, still))) or 1.0)
 
     def logs(self, t: Array, theta: Array) -> Array:
         """log w^2 (T, m, d) at times (T,)."""
@@ -112,7 +124,7 @@ class _Dual:
         return np.asarray(self.near @ beta[0] - self.y)
 
     def jacobian(self, t: float, theta: Array) -> Array:
-        curve = sum(self._weights(np.array([t]), theta[None]))[0]
+        curve = np.concatenate(self._weights(np.array([t]), theta[None])).sum(0)
         power = curve * self.norms[self.on] ** 2
         heavy = power > 1e-14 * power.max(initial=0.0)  # Newton's matrix needs no more digits
         return np.asarray(-(self.near[:, heavy] * (self.rate * curve[heavy])) @ self.near[:, heavy].T)

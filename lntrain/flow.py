@@ -68,6 +68,8 @@ def _data(X: Any, y: Any, init: Any, m: int) -> tuple[Array, Array, Array]:
     y = torch.as_tensor(y, dtype=torch.float64).detach().cpu().numpy()
     if y.shape != X.shape[:1]:
         raise ValueError(f"X {X.shape} and y {y.shape} do not fit: give (n, d) and (n,)")
+    if not (np.isfinite(X).all() and np.isfinite(y).all()):
+        raise ValueError("X and y must be finite: drop or fill the rows that are not")
     alpha = np.broadcast_to(torch.as_tensor(init, dtype=torch.float64).detach().cpu().numpy(), X.shape[1:])
     if not (np.isfinite(alpha).all() and (alpha > 0).all()):
         raise ValueError(f"init={init} must be positive and finite: it is the scale of each weight")
@@ -113,8 +115,8 @@ def limit_flow(
     model = _model(parametrisation, loss_scale, depth)
     X, y, start = _data(X, y, init, len(model.signs))
     times = np.atleast_1d(np.asarray(times, dtype=float))
-    if not ((np.diff(times) > 0).all() and times[0] >= 0 and np.isfinite(times).all()):
-        raise ValueError("times must be increasing and not negative")
+    if not (times.size and (np.diff(times) > 0).all() and times[0] >= 0 and np.isfinite(times).all()):
+        raise ValueError("times must be increasing and not negative, at least one")
     lam = np.broadcast_to(torch.as_tensor(penalty, dtype=torch.float64).detach().cpu().numpy(), X.shape[1:])
     if not (np.isfinite(lam).all() and (lam >= 0).all()):
         raise ValueError("penalty must be finite and not negative")
