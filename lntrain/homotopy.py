@@ -45,14 +45,18 @@ def _enter(rows, used, k, basis, factor, j):  # type: ignore[no-untyped-def]
     left = rows[j].copy()
     own = np.sqrt(_dot(left, left))
     factor[k, : k + 1] = 0.0
-    for _ in range(2):  # Gram-Schmidt once is not orthogonal enough
+    rest, before = own, np.inf
+    while rest < 0.7 * before:  # Gram-Schmidt again where it cancelled: at most twice tells all there is
+        before = rest
         for i in range(k):
             part = _dot(basis[i], left)
             factor[k, i] += part
             for m in range(len(left)):
                 left[m] -= part * basis[i, m]
-    rest = np.sqrt(_dot(left, left))
-    if k == len(basis) or not rest > DEPENDENT * own:
+        rest = np.sqrt(_dot(left, left))
+        if not rest > DEPENDENT * own:
+            return False
+    if k == len(basis):
         return False
     factor[k, k] = rest
     for m in range(len(left)):
@@ -88,11 +92,13 @@ def _back(factor, k, values):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
-def _descend(rows, used, k, basis, factor, labels, penalty, sign, coef, residual):  # type: ignore[no-untyped-def]
-    """To the best coefficients on these signs, those that reach zero left out: (how many stay, whether any moved)."""
+def _descend(rows, used, k, basis, factor, labels, penalty, sign, coef, residual, passes):  # type: ignore[no-untyped-def]
+    """To the best coefficients on these signs, those that reach zero left out: (how many stay, whether any moved).
+
+    One pass solves the equations, two more refine the rounding away.
+    """
     n, move, pull, settled, moved = len(labels), np.empty(k), np.empty(k), 0, False
-    while k > 0 and settled < 3:  # once more than linear equations need: rounding is refined away
-        _without(rows, used, k, coef, labels, residual)
+    while k > 0 and settled < passes:
         for m in range(k):
             pull[m] = (n * penalty[used[m]] * sign[used[m]] - _dot(factor[m, :m], pull[:m])) / factor[m, m]
             move[m] = _dot(basis[m], residual) - pull[m]
@@ -109,7 +115,7 @@ def _descend(rows, used, k, basis, factor, labels, penalty, sign, coef, residual
             sign[used[leaving]], settled = 0.0, 0
             _leave(used, k, basis, factor, coef, leaving)
             k -= 1
-    _without(rows, used, k, coef, labels, residual)
+        _without(rows, used, k, coef, labels, residual)
     return k, moved
 
 
@@ -180,9 +186,10 @@ def follow(rows, labels, change, penalty, positive, start):  # type: ignore[no-u
                 k += 1
             else:
                 k = _exchange(rows, used, k, basis, factor, penalty, sign, coef, j, start[j])
-    residual, best, stale, entering, through = np.empty(n), np.inf, 0, -1, False
+    residual, best, stale, entering, passes = np.empty(n), np.inf, 0, -1, 3
+    _without(rows, used, k, coef, y, residual)
     for _ in range(EVENTS * (room + 1)):
-        k, moved = _descend(rows, used, k, basis, factor, y, penalty, sign, coef, residual)
+        k, moved = _descend(rows, used, k, basis, factor, y, penalty, sign, coef, residual, passes)
         value, mass = _dot(residual, residual) / (2 * n), np.sqrt(_dot(y, y))
         for i in range(k):
             value += penalty[used[i]] * abs(coef[i])
@@ -194,16 +201,19 @@ def follow(rows, labels, change, penalty, positive, start):  # type: ignore[no-u
             blocked[entering] = not moved or sign[entering] == 0  # rounding alone let it in
         best = min(best, value)
         entering, side = _worst(rows, norms, residual, mass, penalty, positive, sign, blocked)
-        through = entering < 0
-        if through or stale > 2 * room + 20:
+        if stale > 2 * room + 20 or (entering < 0 and passes == 3):
             break
+        passes = 1 if entering >= 0 else 3  # none left by what one pass tells: look again, more closely
+        if entering < 0:
+            continue
         sign[entering] = side
         if _enter(rows, used, k, basis, factor, entering):
             coef[k] = 0.0
             k += 1
         else:
             k = _exchange(rows, used, k, basis, factor, penalty, sign, coef, entering, 0.0)
+            _without(rows, used, k, coef, y, residual)
     out = np.zeros(d)
     for i in range(k):
         out[used[i]] = coef[i]
-    return out, through
+    return out, entering < 0

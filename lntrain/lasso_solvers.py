@@ -15,12 +15,6 @@ Array = NDArray[np.float64]
 WHOLE = 50_000  # numbers of X up to which all columns are looked at in every step
 POOL = 64  # columns looked at to begin with in a larger X, then twice the support
 ROUNDS = 100  # of new columns: each round lowers the objective, some five are needed
-WORK = 1e9  # multiplications, about a second's, that active sets may take before coordinate descent has its turn
-
-
-def cheap(n: int, support: int) -> bool:
-    """Whether active sets of so many columns take about a second at most."""
-    return n * support**2 <= WORK
 
 
 def columns_of(X: Any) -> Any:
@@ -30,11 +24,12 @@ def columns_of(X: Any) -> Any:
     return np.ascontiguousarray(X.T) if X.size <= WHOLE else X.T
 
 
-def working_sets(columns: Any, y: Array, penalty: Array, positive: bool, start: Array) -> Array:
+def working_sets(columns: Any, y: Array, penalty: Array, positive: bool, start: Array, work: float) -> Array:
     """From `start`, `homotopy.follow` on its support and the columns with the steepest slopes, until no other is steep.
 
     Args:
         columns: (d, n), `columns_of(X)`. y: (n,). penalty, start: (d,). positive: impose beta >= 0.
+        work: n times the square of the support, beyond which it stops where it is: coordinate descent's turn.
 
     Returns:
         (d,) coefficients, their objective at most that of `start`.
@@ -49,7 +44,7 @@ def working_sets(columns: Any, y: Array, penalty: Array, positive: bool, start: 
         on = np.flatnonzero(coef)
         slope = columns @ (y - coef[on] @ columns[on]) / n
         steep = (slope if positive else np.abs(slope)) / penalty
-        if inside.any() and not (steep[~inside] > 1 + homotopy.BROKEN).any():
+        if n * len(on) ** 2 > work or (inside.any() and not (steep[~inside] > 1 + homotopy.BROKEN).any()):
             break
         steep[on] = np.inf
         size = min(d, max(POOL, 2 * len(on)) + len(on))

@@ -14,7 +14,7 @@ import lntrain
 ROOT = Path(lntrain.__file__).parent
 LAYERS = [
     {"stream", "schedule", "config", "homotopy"},
-    {"problem", "model", "noise", "curvature", "networks", "replicas", "lasso_solvers"},
+    {"problem", "model", "noise", "curvature", "networks", "replicas", "certificate", "lasso_solvers"},
     {"readers", "quadratic", "images", "controls"},
     {"optim", "penalty"},
     {"engine"},
