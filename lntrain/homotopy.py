@@ -1,8 +1,9 @@
-"""The Lasso followed exactly while its labels move: its solution is piecewise linear in them.
+"""The Lasso at moved labels by active sets: from one solution to the next in as many steps as signs change.
 
-Between two events, a coefficient that reaches zero or a column whose slope reaches its penalty, support and
-signs stay and the KKT conditions are linear. From labels 0 this is the LARS path; from labels whose Lasso is
-known it costs as many events as signs change.
+Support and signs in hand, the KKT conditions are linear. Each step goes towards their solution; a coefficient
+that reaches zero leaves, then the column that breaks its condition most enters. The objective falls at every
+step, so that any start serves, ties and dependent columns included: a column that is a sum of those in use is
+exchanged for one of them, at the same fit and a smaller penalty.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 _REAL = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order, nothing assumed of infinities
-DEPENDENT = 1e-12  # relative square of what a column adds to those in use, below which it is one of their sums
-EVENTS = 20  # times min(n, d), after which it is given up: at ties it may go round in circles
+DEPENDENT = 1e-11  # relative norm of what a column adds to those in use, below which it is one of their sums
+BROKEN = 1e-11  # relative excess of a slope over its penalty that is more than rounding
+EVENTS = 20  # times min(n, d), after which it is given up
+STALE = 1e-14  # relative fall of the objective that counts as one
+_EPS = 2.0**-52
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
@@ -36,115 +40,180 @@ def _without(rows, used, k, factors, labels, out):  # type: ignore[no-untyped-de
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
-def _enter(rows, used, k, inverse, j):  # type: ignore[no-untyped-def]
-    """Border the inverse of the used columns' Gram matrix by column j; False where it depends on them."""
-    n, own = rows.shape[1], _dot(rows[j], rows[j]) / rows.shape[1]
-    cross, solved = np.empty(k), np.zeros(k)
-    for i in range(k):
-        cross[i] = _dot(rows[used[i]], rows[j]) / n
-    for i in range(k):
-        solved[i] = _dot(inverse[i, :k], cross)
-    rest = own - _dot(cross, solved)
-    if k == len(used) or not rest > DEPENDENT * own:
+def _enter(rows, used, k, basis, factor, j):  # type: ignore[no-untyped-def]
+    """rows[j] = sum_i factor[k, i] basis[i], i <= k, orthonormal; False where the part in basis[k] is rounding."""
+    left = rows[j].copy()
+    own = np.sqrt(_dot(left, left))
+    factor[k, : k + 1] = 0.0
+    rest, before = own, np.inf
+    while rest < 0.7 * before:  # Gram-Schmidt again where it cancelled: at most twice tells all there is
+        before = rest
+        for i in range(k):
+            part = _dot(basis[i], left)
+            factor[k, i] += part
+            for m in range(len(left)):
+                left[m] -= part * basis[i, m]
+        rest = np.sqrt(_dot(left, left))
+        if not rest > DEPENDENT * own:
+            return False
+    if k == len(basis):
         return False
-    for i in range(k):
-        for m in range(k):
-            inverse[i, m] += solved[i] * solved[m] / rest
-        inverse[i, k] = inverse[k, i] = -solved[i] / rest
-    inverse[k, k] = 1 / rest
+    factor[k, k] = rest
+    for m in range(len(left)):
+        basis[k, m] = left[m] / rest
     used[k] = j
     return True
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
-def _leave(used, k, inverse, coef, i):  # type: ignore[no-untyped-def]
-    """Take column number i out: the last one takes its place."""
-    last = k - 1
-    used[i], coef[i] = used[last], coef[last]
-    for m in range(k):
-        inverse[i, m], inverse[last, m] = inverse[last, m], inverse[i, m]
-    for m in range(k):
-        inverse[m, i], inverse[m, last] = inverse[m, last], inverse[m, i]
-    for m in range(last):
-        for p in range(last):
-            inverse[m, p] -= inverse[m, last] * inverse[last, p] / inverse[last, last]
+def _leave(used, k, basis, factor, coef, i):  # type: ignore[no-untyped-def]
+    """Take column number i out; rotations make the factor triangular again."""
+    for m in range(i, k - 1):
+        used[m], coef[m] = used[m + 1], coef[m + 1]
+        factor[m, : m + 2] = factor[m + 1, : m + 2]
+    for m in range(i, k - 1):
+        size = np.hypot(factor[m, m], factor[m, m + 1])
+        c, s = factor[m, m] / size, factor[m, m + 1] / size
+        for p in range(m, k - 1):
+            a, b = factor[p, m], factor[p, m + 1]
+            factor[p, m], factor[p, m + 1] = c * a + s * b, c * b - s * a
+        for p in range(basis.shape[1]):
+            a, b = basis[m, p], basis[m + 1, p]
+            basis[m, p], basis[m + 1, p] = c * a + s * b, c * b - s * a
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
-def _settle(rows, used, k, inverse, labels, penalty, sign, coef):  # type: ignore[no-untyped-def]
-    """The solution on these signs, refined until only rounding is left; False where a sign differs."""
-    n, residual, coef[:k] = rows.shape[1], np.empty(rows.shape[1]), 0.0
-    slack = np.empty(k)
-    for _ in range(4):
+def _back(factor, k, values):  # type: ignore[no-untyped-def]
+    """values becomes x with sum_m x_m factor[m] = values."""
+    for m in range(k - 1, -1, -1):
+        values[m] /= factor[m, m]
+        for i in range(m):
+            values[i] -= values[m] * factor[m, i]
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
+def _descend(rows, used, k, basis, factor, labels, penalty, sign, coef, residual, passes):  # type: ignore[no-untyped-def]
+    """To the best coefficients on these signs, those that reach zero left out: (how many stay, whether any moved).
+
+    One pass solves the equations, two more refine the rounding away.
+    """
+    n, move, pull, settled, moved = len(labels), np.empty(k), np.empty(k), 0, False
+    while k > 0 and settled < passes:
+        for m in range(k):
+            pull[m] = (n * penalty[used[m]] * sign[used[m]] - _dot(factor[m, :m], pull[:m])) / factor[m, m]
+            move[m] = _dot(basis[m], residual) - pull[m]
+        _back(factor, k, move)
+        step, leaving = 1.0, -1
+        for i in range(k):
+            if move[i] * sign[used[i]] < 0 and -coef[i] / move[i] < step:
+                step, leaving = max(-coef[i] / move[i], 0.0), i
+        for i in range(k):
+            coef[i] += step * move[i]
+        moved = moved or step > 0
+        settled += 1
+        if leaving >= 0:
+            sign[used[leaving]], settled = 0.0, 0
+            _leave(used, k, basis, factor, coef, leaving)
+            k -= 1
         _without(rows, used, k, coef, labels, residual)
-        for i in range(k):
-            slack[i] = _dot(rows[used[i]], residual) / n - penalty[used[i]] * sign[used[i]]
-        for i in range(k):
-            coef[i] += _dot(inverse[i, :k], slack)
-    fine = True
+    return k, moved
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
+def _exchange(rows, used, k, basis, factor, penalty, sign, coef, j, amount):  # type: ignore[no-untyped-def]
+    """Column j, a sum of those in use, with its coefficient: the fit stays, the penalty falls until one is zero."""
+    parts = factor[k, :k].copy()
+    _back(factor, k, parts)
+    rate = penalty[j]
     for i in range(k):
-        fine = fine and coef[i] * sign[used[i]] > 0
-    return fine
+        rate -= sign[j] * parts[i] * penalty[used[i]] * sign[used[i]]
+    way = sign[j] if rate < 0 else -sign[j]
+    step, leaving = np.inf if rate < 0 else abs(amount), -1
+    for i in range(k):
+        fall = way * parts[i] * sign[used[i]]
+        if fall > DEPENDENT * penalty[j] / penalty[used[i]] and abs(coef[i]) / fall < step:
+            step, leaving = abs(coef[i]) / fall, i
+    if step == np.inf:
+        step = 0.0
+    for i in range(k):
+        coef[i] -= way * step * parts[i]
+    if leaving < 0:
+        sign[j] = 0.0
+        return k
+    sign[used[leaving]] = 0.0
+    _leave(used, k, basis, factor, coef, leaving)
+    if not _enter(rows, used, k - 1, basis, factor, j):
+        sign[j] = 0.0
+        return k - 1
+    coef[k - 1] = amount + way * step
+    return k
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
+def _worst(rows, norms, residual, mass, penalty, positive, sign, blocked):  # type: ignore[no-untyped-def]
+    """(the column that breaks its KKT condition most, its sign), (-1, 0) where none does by more than rounding."""
+    n, worst, entering, side = len(residual), 0.0, -1, 0.0
+    for j in range(len(rows)):
+        if sign[j] == 0 and not blocked[j] and norms[j] > 0:
+            slope = _dot(rows[j], residual) / n
+            over = (slope if positive else abs(slope)) - penalty[j]
+            if over > BROKEN * penalty[j] + _EPS * norms[j] * mass / n and over / norms[j] > worst:
+                worst, entering, side = over / norms[j], j, np.sign(slope)
+    return entering, side
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
 def follow(rows, labels, change, penalty, positive, start):  # type: ignore[no-untyped-def]
-    """(coef, whether it came through): the Lasso at `labels + change`, from `start`, its solution at `labels`.
+    """(coef, whether it came through): the Lasso at `labels + change`, soonest from its solution at `labels`.
 
     Args:
         rows: (d, n), the columns of X one after the other. labels, change: (n,). penalty, start: (d,).
         positive: impose beta >= 0.
 
-    Source: Efron et al. 2004 (LARS); Garrigues and El Ghaoui 2008 (moving labels).
+    Source: Osborne, Presnell and Turlach 2000 (active sets for the Lasso); Lawson and Hanson 1974.
     """
     d, n = rows.shape
     room = min(n, d)
-    used, inverse, coef = np.empty(room, np.int64), np.empty((room, room)), np.zeros(room)
-    sign, out, k = np.zeros(d), np.zeros(d), 0
+    used, coef, y = np.empty(room + 1, np.int64), np.zeros(room + 1), labels + change
+    basis, factor = np.empty((room, n)), np.zeros((room + 1, room + 1))
+    sign, norms, blocked, k = np.zeros(d), np.empty(d), np.zeros(d, np.bool_), 0
     for j in range(d):
-        if start[j] != 0:
-            if not _enter(rows, used, k, inverse, j):
-                return out, False
-            sign[j], coef[k] = np.sign(start[j]), start[j]
-            k += 1
-    residual, drift, slope, turn = np.empty(n), np.empty(n), np.empty(d), np.empty(d)
-    pull, move, gone = np.empty(room), np.empty(room), 0.0
-    _without(rows, used, k, coef, labels, residual)
-    for j in range(d):
-        slope[j] = _dot(rows[j], residual) / n
-    for _ in range(EVENTS * room + 1):
+        norms[j] = np.sqrt(_dot(rows[j], rows[j]))
+        if start[j] > 0 or (start[j] < 0 and not positive):
+            sign[j] = np.sign(start[j])
+            if _enter(rows, used, k, basis, factor, j):
+                coef[k] = start[j]
+                k += 1
+            else:
+                k = _exchange(rows, used, k, basis, factor, penalty, sign, coef, j, start[j])
+    residual, best, stale, entering, passes = np.empty(n), np.inf, 0, -1, 3
+    _without(rows, used, k, coef, y, residual)
+    for _ in range(EVENTS * (room + 1)):
+        k, moved = _descend(rows, used, k, basis, factor, y, penalty, sign, coef, residual, passes)
+        value, mass = _dot(residual, residual) / (2 * n), np.sqrt(_dot(y, y))
         for i in range(k):
-            pull[i] = _dot(rows[used[i]], change) / n
-        for i in range(k):
-            move[i] = _dot(inverse[i, :k], pull[:k])
-        _without(rows, used, k, move, change, drift)
-        step, leaving, entering = 1.0 - gone, -1, -1
-        for i in range(k):
-            if move[i] * sign[used[i]] < 0 and -coef[i] / move[i] < step:
-                step, leaving = max(-coef[i] / move[i], 0.0), i
-        for j in range(d):
-            turn[j] = _dot(rows[j], drift) / n
-            if sign[j] == 0 and (turn[j] > 0 or (turn[j] < 0 and not positive)):
-                reach = (np.sign(turn[j]) * penalty[j] - slope[j]) / turn[j]
-                if reach < step:
-                    step, leaving, entering = max(reach, 0.0), -1, j
-        gone += step
-        for i in range(k):
-            coef[i] += step * move[i]
-        for j in range(d):
-            slope[j] += step * turn[j]
-        if leaving >= 0:
-            sign[used[leaving]] = 0.0
-            _leave(used, k, inverse, coef, leaving)
-            k -= 1
+            value += penalty[used[i]] * abs(coef[i])
+            mass += norms[used[i]] * abs(coef[i])
+        if value < best * (1 - STALE):
+            stale, blocked[:] = 0, False
         elif entering >= 0:
-            if not _enter(rows, used, k, inverse, entering):
-                return out, False
-            sign[entering], coef[k] = np.sign(slope[entering]), 0.0
+            stale += 1
+            blocked[entering] = not moved or sign[entering] == 0  # rounding alone let it in
+        best = min(best, value)
+        entering, side = _worst(rows, norms, residual, mass, penalty, positive, sign, blocked)
+        if stale > 2 * room + 20 or (entering < 0 and passes == 3):
+            break
+        passes = 1 if entering >= 0 else 3  # none left by what one pass tells: look again, more closely
+        if entering < 0:
+            continue
+        sign[entering] = side
+        if _enter(rows, used, k, basis, factor, entering):
+            coef[k] = 0.0
             k += 1
         else:
-            fine = _settle(rows, used, k, inverse, labels + change, penalty, sign, coef)
-            for i in range(k):
-                out[used[i]] = coef[i]
-            return out, fine
-    return out, False
+            k = _exchange(rows, used, k, basis, factor, penalty, sign, coef, entering, 0.0)
+            _without(rows, used, k, coef, y, residual)
+    out = np.zeros(d)
+    for i in range(k):
+        out[used[i]] = coef[i]
+    return out, entering < 0

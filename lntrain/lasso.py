@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.sparse import csc_array, csr_array, diags_array, issparse
+from scipy.sparse import issparse
 from torch import Tensor
 
-from lntrain import homotopy
+from lntrain.certificate import GAP as GAP
+from lntrain.certificate import Array, finite, fitting_problem, objective, of_shape, positive_penalty, relative_gap
+from lntrain.certificate import as_float64 as as_float64
+from lntrain.certificate import duality_gap as duality_gap
+from lntrain.certificate import lasso_objective as lasso_objective
+from lntrain.lasso_solvers import columns_of, working_sets
+from lntrain.lasso_solvers import coordinate_descent as _solve
 
-Array = NDArray[np.float64]
-GAP = 1e-6  # relative duality gap that every reference must meet
-EXACT = 1e-10  # and where its signs are a guess: just below alpha_max even 0 has a gap below GAP
-SMALL = 200_000  # numbers of X up to which the whole path costs little
+EXACT = 1e-10  # relative gap of coordinate descent whose signs were not tried: just below alpha_max even 0 has one below GAP
+SOON, LONG = 1e7, 1e9  # n k^2 of active sets: hundredths of a second, to see whether the support is small, and seconds
+# coordinate descent finds large supports sooner, but at small penalties it may never be through
+ATTEMPTS: tuple[tuple[Any, ...], ...] = (
+    ("signs", LONG),  # of a warm start
+    ("lars",),
+    ("soon", 1e-5, 500),
+    ("signs", LONG),
+    ("descent", 1e-9, 3000),
+    ("signs", np.inf),
+    ("descent", 1e-12, 100_000),
+)
 
 
 @dataclass(frozen=True)
 class LassoSolution:
     """A certified solution of the weighted Lasso.
 
-    coef (d,) float64; objective F(coef); gap, the relative duality gap (F - dual) / F;
-    penalty (d,); positive, whether coef >= 0 was imposed.
+    coef (d,) float64; objective F(coef); gap, the relative duality gap (F - dual) / F: no coef has an objective
+    below F (1 - gap); penalty (d,); positive, whether coef >= 0 was imposed.
     """
 
     coef: Tensor
@@ -41,57 +53,22 @@ class LassoSolution:
         return self.coef != 0
 
 
-def as_float64(values: Any) -> Any:
-    """A tensor or array as a float64 array in memory; a sparse one as scipy's CSR."""
-    if isinstance(values, Tensor) and values.layout == torch.sparse_csr:
-        kind = (
-            np.int32 if values.values().numel() < 2**31 else np.int64
-        )  # scikit-learn's coordinate descent wants int32
-        where = (part.cpu().numpy().astype(kind) for part in (values.col_indices(), values.crow_indices()))
-        return csr_array((values.values().detach().cpu().double().numpy(), *where), shape=tuple(values.shape))
-    if issparse(values):
-        return csr_array(values, dtype=np.float64)
-    return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=np.float64)
-
-
-def lasso_objective(X: Any, y: Any, penalty: Any, coef: Any) -> float:
-    """F(coef) = (1/2n)||y - X coef||^2 + sum_j lambda_j |coef_j|.
-
-    >>> lasso_objective([[1.0], [1.0]], [1.0, 1.0], [0.5], [0.5])
-    0.375
-    """
-    X, y, penalty, coef = (as_float64(v) for v in (X, y, penalty, coef))
-    residual = y - X @ coef
-    return float(residual @ residual / (2 * len(y)) + penalty @ np.abs(coef))
-
-
-def duality_gap(X: Array, y: Array, penalty: Array, coef: Array, positive: bool = False) -> Any:
-    """Relative gap (F - D(theta)) / F, theta the residual scaled to be feasible: |x_j.theta| <= n lambda_j.
-
-    y (..., n), penalty and coef (..., d): a gap for each.
-    """
-    n, residual = y.shape[-1], y - (X @ coef.T).T
-    slope = (X.T @ residual.T).T / n
-    over = np.max((slope if positive else np.abs(slope)) / penalty, axis=-1, initial=0.0)
-    theta = residual / np.maximum(1.0, over)[..., None]
-    primal = (residual**2).sum(-1) / (2 * n) + (penalty * np.abs(coef)).sum(-1)
-    dual = ((y**2).sum(-1) - ((y - theta) ** 2).sum(-1)) / (2 * n)
-    return np.where(primal > 0, (primal - dual) / np.where(primal > 0, primal, 1.0), 0.0)[()]
-
-
 def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, start: Any = None) -> LassoSolution:
-    """scikit-learn's Lasso on scaled columns: min (1/2n)||y - X beta||^2 + sum_j lambda_j |beta_j|.
+    """scikit-learn's Lasso, a penalty for each column: min (1/2n)||y - X beta||^2 + sum_j lambda_j |beta_j|.
+
+    Any table: equal, dependent or nearly dependent columns included. Where the solution is not unique it is one
+    of them, `equicorrelation_set` holds the support of all.
 
     Args:
         X: (n, d), dense or scipy.sparse. y: (n,). penalty: lambda, a positive number or (d,) of them.
         positive: impose beta >= 0 (the "square" parametrisation).
-        start: (d,) a warm start; where its support and signs are the solution's, no iteration is needed.
+        start: (d,) a warm start; used where it is better than 0.
 
     Returns:
         LassoSolution, its relative duality gap at most 1e-6.
 
     Raises:
-        ValueError: a penalty that is not positive, shapes that do not agree.
+        ValueError: a penalty that is not positive, shapes that do not agree, NaN or infinity in X or y.
         RuntimeError: the gap was not reached.
 
     >>> weighted_lasso([[1.0], [1.0]], [1.0, 1.0], 0.25).coef.tolist()
@@ -99,43 +76,11 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
 
     Source: Tibshirani 1996; gap as in Massias, Gramfort, Salmon 2018.
     """
-    X, y = as_float64(X), as_float64(y)
-    if X.ndim != 2 or y.shape != X.shape[:1]:
-        raise ValueError(f"X {X.shape} and y {y.shape} do not fit: give (n, d) and (n,)")
-    penalty = as_float64(penalty)
-    if penalty.shape not in ((), X.shape[1:]):
-        raise ValueError(f"penalty has shape {penalty.shape}: X has {X.shape[1]} columns")
-    penalty = np.broadcast_to(penalty, X.shape[1:])
-    if not (np.isfinite(penalty).all() and (penalty > 0).all()):
-        worst = int(np.argmin(np.where(np.isfinite(penalty), penalty, -np.inf)))
-        raise ValueError(f"penalty[{worst}]={penalty[worst]:g} must be positive: without label noise there is no Lasso")
-    alpha = float(penalty.mean())
-    weights = penalty / alpha
-    sparse = issparse(X)
-    scaled = csc_array(X @ diags_array(1 / weights)) if sparse else np.asfortranarray(X / weights)
-    coef = np.zeros(X.shape[1]) if start is None else as_float64(start) * weights
-    gap = np.inf
-    lars = () if sparse else ("lars",)
-    # where X is small the whole path is soonest; elsewhere coordinate descent finds the signs soon or, at small penalties, never
-    attempts = (*(lars if X.shape[0] * X.shape[1] <= SMALL else ()), "soon", "signs", 1e-9, 1e-12, *lars)
-    for attempt in (*(() if start is None else ("signs",)), *attempts):
-        if attempt == "signs":
-            coef = _solve_on_signs(scaled, y, alpha, coef)
-        elif attempt == "lars":
-            coef = _solve_by_lars(scaled, y, alpha, positive)
-        elif attempt == "soon":
-            coef = _solve(scaled, y, alpha, coef, positive, 1e-5, 500)
-        else:
-            coef = _solve(scaled, y, alpha, coef, positive, float(attempt), 100_000)
-        gap = float(duality_gap(X, y, penalty, coef / weights, positive))
-        if gap <= (EXACT if attempt in ("soon", "signs") else GAP):
-            solution = torch.from_numpy(coef / weights)
-            objective = lasso_objective(X, y, penalty, solution)
-            return LassoSolution(solution, objective, max(gap, 0.0), torch.from_numpy(penalty.copy()), positive)
-    raise RuntimeError(
-        f"scikit-learn's Lasso stopped at a relative duality gap of {gap:.1e} (wanted {GAP:g}): "
-        f"raise the penalty (its mean is {alpha:.3g}) or standardise the columns of X"
-    )
+    X, y, penalty = fitting_problem(X, y, penalty)
+    coef = np.zeros(X.shape[1])
+    if start is not None:
+        coef = _better(X, y, penalty, of_shape("start", as_float64(start), coef.shape), coef, positive)
+    return _certified(X, y, penalty, positive, coef)
 
 
 def moved_lasso(X: Any, y: Any, changes: Any, solutions: Sequence[LassoSolution]) -> Tensor:
@@ -154,17 +99,22 @@ def moved_lasso(X: Any, y: Any, changes: Any, solutions: Sequence[LassoSolution]
     >>> moved_lasso([[1.0], [1.0]], [1.0, 1.0], [[1.0, 0.0]], [start]).tolist()
     [[1.25]]
     """
-    X, y, changes = as_float64(X), as_float64(y), as_float64(changes)
-    starts = np.stack([as_float64(solution.coef) for solution in solutions])
-    penalties = np.stack([as_float64(solution.penalty) for solution in solutions])
-    coef, gaps, positive = starts.copy(), np.full(len(solutions), np.inf), solutions[0].positive
-    if not issparse(X) and X.size <= SMALL:
-        rows = np.ascontiguousarray(X.T)
-        for r in range(len(starts)):
-            coef[r], _ = homotopy.follow(rows, y, changes[r], penalties[r], positive, starts[r])
-        gaps = duality_gap(X, y + changes, penalties, coef, positive)
-    for r in np.flatnonzero(~(gaps <= GAP)).tolist():
-        solved = weighted_lasso(X, y + changes[r], penalties[r], positive=positive, start=starts[r])
+    X, y, _ = fitting_problem(X, y, 1.0)
+    changes = finite("changes", of_shape("changes", as_float64(changes), (len(solutions), len(y))))
+    if not solutions:
+        return torch.zeros(0, X.shape[1], dtype=torch.float64)
+    coef = np.stack([of_shape("a solution's coef", as_float64(each.coef), X.shape[1:]) for each in solutions])
+    penalties = np.stack([positive_penalty(as_float64(each.penalty), X.shape[1]) for each in solutions])
+    positive, columns = solutions[0].positive, columns_of(X)
+    if any(each.positive != positive for each in solutions):
+        raise ValueError("some solutions impose beta >= 0 and some do not: move them in two calls")
+    limits = np.where(changes.any(-1), 0.0, GAP)  # labels that stay leave the solution as it is
+    moved = np.flatnonzero(~(relative_gap(X, y + changes, penalties, coef, positive) <= limits))
+    for r in moved.tolist():
+        coef[r] = working_sets(columns, y + changes[r], penalties[r], positive, coef[r], LONG)
+    gaps = relative_gap(X, y + changes[moved], penalties[moved], coef[moved], positive)
+    for r in moved[~(gaps <= GAP)].tolist():
+        solved = weighted_lasso(X, y + changes[r], penalties[r], positive=positive, start=coef[r])
         coef[r] = as_float64(solved.coef)
     return torch.from_numpy(coef)
 
@@ -184,14 +134,17 @@ def weighted_lasso_path(
     Raises:
         As `weighted_lasso`.
 
-    >>> [s.coef.item() for s in weighted_lasso_path([[1.0], [1.0]], [1.0, 1.0], [0.5, 0.25])]
+    >>> [round(s.coef.item(), 9) for s in weighted_lasso_path([[1.0], [1.0]], [1.0, 1.0], [0.5, 0.25])]
     [0.5, 0.75]
     """
-    X, y = as_float64(X), as_float64(y)
-    shape = np.asarray((X.multiply(X) if issparse(X) else X**2).mean(0)) if weights is None else as_float64(weights)
-    path: list[LassoSolution] = []
-    for alpha in as_float64(alphas):
-        start = path[-1].coef if path and bool(path[-1].support.any()) else None
+    X, y, _ = fitting_problem(X, y, 1.0)
+    squares = X.multiply(X) if issparse(X) else X**2
+    shape = of_shape("weights", np.asarray(squares.mean(0)) if weights is None else as_float64(weights), X.shape[1:])
+    alphas, path = as_float64(alphas), list[LassoSolution]()
+    if alphas.ndim != 1:
+        raise ValueError(f"alphas has shape {alphas.shape}: give a list of numbers")
+    for alpha in alphas:
+        start = path[-1].coef if path else None
         path.append(weighted_lasso(X, y, alpha * shape, positive=positive, start=start))
     return path
 
@@ -210,71 +163,101 @@ def closed_form_lasso(X: Any, y: Any, penalty: Any, signs: Any, *, positive: boo
 
     Raises:
         ValueError: the formula does not solve the Lasso: a sign changes (delta_bar above delta_minus), the
-            duality gap stays (domination fails), or the columns on the support are dependent.
+            duality gap stays (domination fails), or the columns on the support are dependent. Also as `weighted_lasso`.
 
     >>> closed_form_lasso([[1.0], [1.0]], [1.0, 1.0], 0.25, [1.0]).coef.tolist()
     [0.75]
 
     Source: Pillaud-Vivien et al., COLT 2022, Theorem 2.
     """
-    X, y, sign = as_float64(X), as_float64(y), np.sign(as_float64(signs))
-    X = X.toarray() if issparse(X) else X
-    penalty, on = np.broadcast_to(as_float64(penalty), X.shape[1:]).copy(), sign != 0
+    X, y, penalty = fitting_problem(X, y, penalty)
+    sign = np.sign(finite("signs", of_shape("signs", as_float64(signs), X.shape[1:])))
+    X, on = X.toarray() if issparse(X) else X, sign != 0
     used, coef = X[:, on], np.zeros(X.shape[1])
-    if np.linalg.matrix_rank(used) < on.sum():
+    if on.any() and np.linalg.matrix_rank(used) < on.sum():
         raise ValueError(f"the {int(on.sum())} columns on the support are dependent: no closed form")
     coef[on] = np.linalg.solve(used.T @ used / len(y), used.T @ y / len(y) - penalty[on] * sign[on])
     if (np.sign(coef[on]) != sign[on]).any():
         raise ValueError("a coefficient changes its sign: the penalty is beyond delta_minus, take weighted_lasso")
-    gap = float(duality_gap(X, y, penalty, coef, positive))
-    if gap > GAP:
-        raise ValueError(f"the relative duality gap is {gap:.1e}: the domination condition fails, take weighted_lasso")
-    solution = torch.from_numpy(coef)
-    return LassoSolution(
-        solution, lasso_objective(X, y, penalty, solution), max(gap, 0.0), torch.from_numpy(penalty), positive
+    solution = _solution(X, y, penalty, positive, coef)
+    if not solution.gap <= GAP:
+        raise ValueError(
+            f"the relative duality gap is {solution.gap:.1e}: the domination condition fails, take weighted_lasso"
+        )
+    return solution
+
+
+def equicorrelation_set(X: Any, y: Any, solution: LassoSolution, tol: float = 1e-6) -> Tensor:
+    """The columns that some solution of this Lasso may use: |x_j.r| / n >= lambda_j (1 - tol), r the residual.
+
+    The residual is the same for all solutions, so the support of each lies in this set; one that is larger than
+    its rank says that there may be many. What the gap leaves open of x_j.r, |x_j| (2 gap F / n)^1/2, is added to it.
+
+    Args:
+        X: (n, d), dense or scipy.sparse. y: (n,). solution: at labels y. tol: relative, for what is left of rounding.
+
+    Returns:
+        (d,) bool.
+
+    Raises:
+        ValueError: shapes that do not agree, NaN or infinity in X or y.
+
+    >>> twice = [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    >>> equicorrelation_set(twice, [1.0, 1.0], weighted_lasso(twice, [1.0, 1.0], 0.25)).tolist()
+    [True, True, False]
+
+    Source: Tibshirani 2013, "The lasso problem and uniqueness", section 2; Ndiaye et al. 2017 (what a gap leaves open).
+    """
+    X, y, penalty = fitting_problem(X, y, solution.penalty)
+    coef = of_shape("solution.coef", as_float64(solution.coef), X.shape[1:])
+    slope, squares = X.T @ (y - X @ coef) / len(y), X.multiply(X) if issparse(X) else X**2
+    open_ = 2 * relative_gap(X, y, penalty, coef, solution.positive) * objective(X, y, penalty, coef)
+    margin = np.sqrt(np.asarray(squares.mean(0)) * open_)
+    return torch.from_numpy((slope if solution.positive else np.abs(slope)) + margin >= penalty * (1 - tol))
+
+
+def _solution(X: Any, y: Array, penalty: Array, positive: bool, coef: Array) -> LassoSolution:
+    gap, value = relative_gap(X, y, penalty, coef, positive), objective(X, y, penalty, coef)
+    return LassoSolution(torch.from_numpy(coef), float(value), float(gap), torch.from_numpy(penalty), positive)
+
+
+def _certified(X: Any, y: Array, penalty: Array, positive: bool, coef: Array) -> LassoSolution:
+    """Solver after solver, each from the best coefficients so far, until the gap certifies them."""
+    solution = _solution(X, y, penalty, positive, coef)
+    for attempt, *effort in ATTEMPTS if solution.gap > 0 else ():
+        if attempt == "signs":
+            new = _solve_on_signs(X, y, penalty, coef, positive, *effort)
+        elif attempt == "lars":
+            new = _solve_by_lars(X, y, penalty, positive)
+        else:
+            new = _solve(X, y, penalty, coef, positive, effort[0], int(effort[1]))
+        if new is coef:
+            continue
+        coef = _better(X, y, penalty, new, coef, positive)
+        solution = _solution(X, y, penalty, positive, coef)
+        if solution.gap <= (EXACT if attempt == "soon" else GAP):
+            break
+    if solution.gap <= GAP:
+        return solution
+    raise RuntimeError(
+        f"the Lasso was solved to a relative duality gap of {solution.gap:.1e} (wanted {GAP:g}): "
+        f"raise the penalty (its mean is {penalty.mean():.3g}) or standardise the columns of X"
     )
 
 
-def _solve(X: Array, y: Array, alpha: float, start: Array, positive: bool, tol: float, most: int) -> Array:
-    from sklearn import config_context
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import Lasso
-
-    solver = Lasso(
-        alpha=alpha, fit_intercept=False, positive=positive, tol=tol, max_iter=most, warm_start=True, copy_X=False
-    )
-    solver.coef_ = start.copy()
-    # the input is checked and ours: scikit-learn's own checks took half of the time
-    with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # our own gap judges
-        solver.fit(X, y)
-    return np.asarray(solver.coef_, dtype=np.float64)
+def _solve_on_signs(X: Any, y: Array, penalty: Array, start: Array, positive: bool, work: float) -> Array:
+    """From support and signs that are nearly right it is a few linear equations."""
+    return working_sets(columns_of(X), y, penalty, positive, start, work) if start.any() else start
 
 
-def _solve_on_signs(X: Any, y: Array, alpha: float, start: Array) -> Array:
-    """Where support and signs are known the KKT conditions are linear; the gap tells whether they were right."""
-    on = start != 0
-    if not on.any() or on.sum() > len(y):
-        return start
-    used = X[:, on].toarray() if issparse(X) else X[:, on]
-    G, sign = used.T @ used / len(y), np.sign(start[on])
-    coef = np.zeros_like(start)
-    try:
-        coef[on] = np.linalg.solve(G, used.T @ y / len(y) - alpha * sign)
-    except np.linalg.LinAlgError:
-        return start
-    return coef if (np.sign(coef[on]) == sign).all() else start
+def _solve_by_lars(X: Any, y: Array, penalty: Array, positive: bool) -> Array:
+    """From zero, for as long as hundreds of passes of coordinate descent would take."""
+    return working_sets(columns_of(X), y, penalty, positive, np.zeros(X.shape[1]), max(SOON, 30.0 * X.size))
 
 
-def _solve_by_lars(X: Array, y: Array, alpha: float, positive: bool) -> Array:
-    """The exact path: coordinate descent stalls at very small penalties. At ties scikit-learn's goes on."""
-    penalty = np.full(X.shape[1], alpha)
-    coef, through = homotopy.follow(X.T, np.zeros_like(y), y, penalty, positive, np.zeros(X.shape[1]))
-    if through:
-        return np.asarray(coef)
-    from sklearn.linear_model import lars_path
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # our own gap judges
-        _, _, coefs = lars_path(X, y, alpha_min=alpha, method="lasso", positive=positive, max_iter=20 * min(X.shape))
-    return np.asarray(coefs[:, -1], dtype=np.float64)
+def _better(X: Any, y: Array, penalty: Array, new: Array, old: Array, positive: bool) -> Array:
+    """`new`, made feasible, where it is no worse than `old`: not where it is NaN or infinite."""
+    new = np.maximum(new, 0.0) if positive else new
+    with np.errstate(all="ignore"):
+        better = objective(X, y, penalty, new) <= objective(X, y, penalty, old)
+    return new if better else old

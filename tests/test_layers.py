@@ -14,7 +14,7 @@ import lntrain
 ROOT = Path(lntrain.__file__).parent
 LAYERS = [
     {"stream", "schedule", "config", "homotopy", "tabular"},
-    {"problem", "model", "noise", "curvature", "networks", "replicas", "delimited"},
+    {"problem", "model", "noise", "curvature", "networks", "replicas", "delimited", "certificate", "lasso_solvers"},
     {"readers", "quadratic", "images", "controls"},
     {"optim", "penalty"},
     {"engine"},
