@@ -52,10 +52,11 @@ def result_text(summary: Mapping[str, Any], reference: LassoSolution | None) -> 
         return form.format(value) + (f" +/- {form.format(sd)}" if sd is not None else "")
 
     size = int(reference.support.sum())
+    unsure = f", undecided {cell('support_undecided', '{:.3g}')}" if summary.get("support_undecided") else ""
     rows = [
         ("lambda / the formula's", f"{1 + summary['bias']:.4f}", cell("lambda_ratio")),
         ("l1 norm of the mean", f"{float(reference.coef.abs().sum()):.4f}", cell("l1_norm_mean")),
-        ("support", f"{size}", f"{cell('support_size', '{:.1f}')}   (F1 {cell('support_f1', '{:.3f}')})"),
+        ("support", f"{size}", f"{cell('support_size', '{:.1f}')}   (F1 {cell('support_f1', '{:.3f}')}{unsure})"),
         ("objective above the Lasso's", "0", cell("suboptimality_mean", "{:.2e}")),
         ("distance of the mean", f"{summary['expected_distance']:.4f}", cell("distance_mean")),
         ("  against compensated labels", "", cell("distance_compensated")),
