@@ -31,6 +31,7 @@ TAGS = {
     "support_precision": "support/precision",
     "support_recall": "support/recall",
     "support_size": "support/size",
+    "support_undecided": "support/undecided",
     "train_loss": "loss/train",
     "l1_norm_mean": "l1/mean",
     "l1_norm_last": "l1/last",
@@ -44,7 +45,7 @@ LAYOUT = {
         ],
         "penalty reached / predicted": ["Multiline", ["^lasso/lambda_ratio$", "^reference/one$"]],
         "l1 norm": ["Multiline", ["^l1/mean$", "^l1/last$", "^reference/l1$"]],
-        "support size": ["Multiline", ["^support/size$", "^reference/support$"]],
+        "support size": ["Multiline", ["^support/size$", "^support/undecided$", "^reference/support$"]],
         "support against the Lasso's": ["Multiline", ["^support/f1$", "^support/precision$", "^support/recall$"]],
         "log10 KKT residual and suboptimality": ["Multiline", ["^log10/kkt_residual$", "^log10/suboptimality_mean$"]],
     }

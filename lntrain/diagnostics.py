@@ -13,25 +13,8 @@ from torch import Tensor
 from lntrain.lasso import LassoSolution, as_float64, moved_lasso
 from lntrain.prediction import Prediction
 from lntrain.problem import Problem
+from lntrain.support import Verdict, fallen, verdict
 from lntrain.train import Snapshot
-
-FALL = 8.0  # theory.md section 4: off when both log w^2 fall by more than this over the second half
-SUNK = -60.0  # and a weight below e^-30 is off whatever it does: the float32 engine stops it at 1e-15
-
-
-def off_support(log_weights: Tensor, earlier: Tensor, step: int, earlier_step: int) -> Tensor:
-    """(..., d) bool: each log w^2 of the coordinate falls by more than 8 over the second half of the run.
-
-    Args:
-        log_weights, earlier: (..., m, d) log w^2 at `step` and at `earlier_step`, about half way.
-
-    >>> off_support(torch.tensor([[-30.0, 0.0]]), torch.tensor([[-10.0, 0.0]]), 100, 50).tolist()
-    [True, False]
-
-    Source: theory.md section 4.
-    """
-    share = 2 * (step - earlier_step) / max(step, 1)  # 1 when the record is exactly half way
-    return ((earlier - log_weights > FALL * share) | (log_weights < SUNK)).all(-2)
 
 
 def distance(coef: Tensor, reference: Tensor) -> Tensor:
@@ -131,11 +114,18 @@ def measure(
             return columns | _distances(problem, reference.reference.coef, last, averages)
         reference, penalty = _lasso_of(reference), reference.penalty if penalty is None else penalty
     lassos = [reference] * len(mean) if isinstance(reference, LassoSolution) else list(reference)
-    off = mean.abs() <= 1e-3 * mean.abs().amax(-1, keepdim=True)  # a model without log-weights
+    fell = None
     if snapshot.log_weights is not None and snapshot.earlier_log_weights is not None:
         now, before = rows(snapshot.log_weights), rows(snapshot.earlier_log_weights)
-        off = off_support(now, before, snapshot.step, snapshot.earlier_step)
-    return columns | _against(problem, lassos, penalty, last, averages, judged, rows(noise), off)
+        fell = fallen(now, before, snapshot.step, snapshot.earlier_step)
+    sampled = _sampled(snapshot, snapshot.step - snapshot.earlier_step * (average == "tail"))
+    return columns | _against(problem, lassos, penalty, last, averages, judged, rows(noise), fell, sampled)
+
+
+def _sampled(snapshot: Snapshot, steps: int) -> float:
+    """1 / (batch_size steps) where rows are drawn, else 0: their mean residuals vary by that times n r^2."""
+    size, sampling = (snapshot._state.get(name) for name in ("batch_size", "sampling"))
+    return 1.0 / (size * steps) if size and steps and sampling not in ("full", "haochen") else 0.0
 
 
 def _lasso_of(prediction: Prediction) -> LassoSolution:
@@ -156,9 +146,20 @@ def _distances(problem: Problem, beta: Tensor, last: Tensor, averages: Mapping[s
     return figures
 
 
+def _support(
+    X: Any, lassos: Sequence[LassoSolution], mean: Tensor, gradient: Tensor, power: Tensor, fell: Tensor | None
+) -> Verdict:
+    """theory.md section 4's verdict; a model without log-weights is on where its mean is not tiny."""
+    if fell is None:
+        off = mean.abs() <= 1e-3 * mean.abs().amax(-1, keepdim=True)
+        return Verdict(~off, off)
+    lam = torch.stack([lasso.penalty for lasso in lassos])
+    return verdict(X, gradient, mean, lam, power, fell, lassos[0].positive)
+
+
 def _against(
     problem: Problem, lassos: Sequence[LassoSolution], penalty: Any, last: Tensor, averages: Mapping[str, Tensor],
-    judged: Tensor, noise: Tensor, off: Tensor,
+    judged: Tensor, noise: Tensor, fell: Tensor | None, sampled: float,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Each row's figures against its own Lasso."""
     X, y = as_float64(problem.X), problem.y.detach().cpu().double()
@@ -181,12 +182,15 @@ def _against(
         figures[f"suboptimality_{name}"] = torch.where(
             best != 0, (objective - best) / torch.where(best != 0, best, 1.0), 0.0
         )
-    gradient = torch.from_numpy((X.T @ (fitted(judged) - y - noise).numpy().T).T) / len(y)
-    on = beta != 0
+    residual = fitted(judged) - y
+    gradient = torch.from_numpy((X.T @ (residual - noise).numpy().T).T) / len(y)
+    power = noise.square().mean(-1, keepdim=True) + sampled * len(y) * residual.square().mean(-1, keepdim=True)
+    on, found = beta != 0, _support(X, lassos, judged, gradient, power, fell)
     return {
         **figures,
-        "kkt_residual": kkt_residual(gradient, judged, lam, off, lassos[0].positive),
+        "kkt_residual": kkt_residual(gradient, judged, lam, ~found.on, lassos[0].positive),
         "lambda_ratio": torch.where(on, -torch.sign(beta) * gradient / lam, 0.0).sum(-1) / on.sum(-1),
-        **support_scores(~off, on),
-        "support_size": (~off).sum(-1).double(),
+        **support_scores(found.on, on),
+        "support_size": found.on.sum(-1).double(),
+        "support_undecided": found.undecided.sum(-1).double(),
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor
 
 from lntrain.lasso import LassoSolution, as_float64
@@ -55,6 +55,20 @@ class GammaLaw:
         """P(|beta_j| <= values) for j on the support."""
         shape, scale = float(self.coef[j].abs() / self.scale[j]), float(self.scale[j])
         return np.asarray(stats.gamma.cdf(np.abs(as_float64(values)), shape, scale=scale))
+
+    def falls(self, fall: float) -> Tensor:
+        """(d,) P(log |beta_j| falls by more than `fall` between two independent looks); nan off the support.
+
+        I_x(s, s), x = 1 / (1 + e^fall), s the shape; about exp(-fall s) / 2 for small s.
+
+        >>> GammaLaw(torch.tensor([0.2, 2.0]), torch.tensor([2.0, 2.0])).falls(8.0).round(decimals=4).tolist()
+        [0.2279, 0.0003]
+
+        Source: theory.md section 4.
+        """
+        shape = (self.coef.abs() / self.scale).double().numpy()
+        odds = special.betainc(shape, shape, special.expit(-fall))
+        return torch.from_numpy(np.where(self.support.numpy(), odds, np.nan))
 
 
 def gamma_law(X: Any, lasso: LassoSolution) -> GammaLaw:

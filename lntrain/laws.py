@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from lntrain.diagnostics import SUNK
 from lntrain.lasso import LassoSolution, as_float64
 from lntrain.penalty import effective_lr, step_factor
 
 Array = NDArray[np.float64]
 FLOOR = -600.0  # of log w^2: the fused engine stops a weight of float64 at 1e-145
+SUNK = -60.0  # a weight below e^-30 is off whatever it does: the fused engine stops one of float32 at 1e-15
 
 
 class Estimate(NamedTuple):
