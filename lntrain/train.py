@@ -56,7 +56,7 @@ class Snapshot:
     _state: dict[str, Any] = field(repr=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `train(..., state=)` needs to go on, bit for bit; loads with weights_only=True."""
+        """All that `train(..., state=)` needs to go on, on one machine bit for bit; loads with weights_only=True."""
         return copy.deepcopy(self._state)
 
 
