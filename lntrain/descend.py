@@ -58,7 +58,7 @@ class Progress:
     _state: dict[str, Any] = field(repr=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `descend(..., state=)` needs to go on, bit for bit."""
+        """All that `descend(..., state=)` needs to go on, on one machine bit for bit."""
         return copy.deepcopy(self._state)
 
 

@@ -24,9 +24,9 @@ class GammaLaw:
 
     coef: (d,) the Lasso beta*. scale: (d,).
 
-    >>> law = GammaLaw(torch.tensor([1.0, 0.0]), torch.tensor([0.01, 0.01]))
+    >>> law = GammaLaw(torch.tensor([1.0, 0.0]), torch.tensor([0.25, 0.25]))
     >>> law.sd.tolist()
-    [0.10000000149011612, 0.0]
+    [0.5, 0.0]
     """
 
     coef: Tensor

@@ -19,7 +19,7 @@ class Schedule(Protocol):
 class PowerDecay:
     """factor = (1 + step / start) ** -power: annealing to 0, as basis pursuit needs (theory: p = 1).
 
-    >>> float(PowerDecay(power=1.0, start=100)(300))
+    >>> round(float(PowerDecay(power=1.0, start=100)(300)), 9)
     0.25
     """
 
@@ -38,7 +38,7 @@ class PowerDecay:
 class StepDecay:
     """factor = gamma ** (number of milestones passed).
 
-    >>> float(StepDecay(milestones=(10, 20), gamma=0.1)(10))
+    >>> round(float(StepDecay(milestones=(10, 20), gamma=0.1)(10)), 9)
     0.1
     """
 
@@ -58,7 +58,7 @@ class StepDecay:
 class Cosine:
     """factor = final + (1 - final) (1 + cos(pi step / steps)) / 2, then `final`.
 
-    >>> float(Cosine(steps=100)(50))
+    >>> round(float(Cosine(steps=100)(50)), 9)
     0.5
     """
 

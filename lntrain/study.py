@@ -204,8 +204,8 @@ def _layout(metrics: Iterable[str], arms: Sequence[Arm]) -> dict[str, Any]:
 def spread(values: Any) -> tuple[float, float]:
     """Mean and standard deviation over seeds.
 
-    >>> spread([1.0, 3.0])
-    (2.0, 1.4142135623730951)
+    >>> spread([1.0, 2.0, 3.0])
+    (2.0, 1.0)
     """
     values = np.asarray(values, dtype=float)
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0

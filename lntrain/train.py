@@ -59,7 +59,7 @@ class Snapshot:
     tail_noise: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `train(..., state=)` needs to go on, bit for bit; loads with weights_only=True."""
+        """All that `train(..., state=)` needs to go on, on one machine bit for bit; loads with weights_only=True."""
         return copy.deepcopy(self._state)
 
 

@@ -22,11 +22,21 @@ from lntrain.stream import normals
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _same_threads():
+    """Each test begins with as many threads as OMP_NUM_THREADS says, whatever the one before left."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_compilations(tmp_path_factory):
+    """torch.compile keeps what it built for one processor where another, or another version, would find it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+            patch.setenv(variable, str(tmp_path_factory.mktemp(variable.lower())))
+        yield
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_the_incoherence_bound_is_below_every_margin():
                 beta[list(support)] = signs
                 margins.append(irrepresentability_margin(X, beta))
         bound = incoherence_bound(X, k)
-        assert 0 < bound <= min(margins)
+        assert 0 < bound <= min(margins) + 1e-12  # the two may be one number, found by a product or by a solver
         assert k > 1 or bound == pytest.approx(min(margins))  # tight for one column
     assert incoherence_bound(np.ones((2, 4)), 3) == -math.inf
 
@@ -146,7 +146,8 @@ def test_the_report_names_the_theorem_for_each_band():
         report = regime(POSITIVE.X, POSITIVE.y, level / 2, POSITIVE.coef)
         assert report.theorem == theorem
         assert (report.delta_bar, report.delta_minus, report.delta_plus) == pytest.approx((level, low, high))
-        assert report.margin_one_sided >= report.margin_signed > 0
+        assert report.margin_one_sided >= report.margin_signed - 1e-12  # the same number where the largest is positive
+        assert report.margin_signed > 0
         assert "\n" not in report.reason
 
 

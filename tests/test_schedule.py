@@ -21,14 +21,15 @@ KNOWN = [
 @pytest.mark.parametrize(("schedule", "known"), KNOWN, ids=[repr(s) for s, _ in KNOWN])
 def test_known_factors_at_a_step_and_at_an_array_of_steps(schedule, known):
     for step, factor in known.items():
-        assert float(schedule(step)) == pytest.approx(factor, abs=1e-15)
+        assert float(schedule(step)) == pytest.approx(factor, abs=2e-15)
     steps = np.array(list(known))
-    np.testing.assert_allclose(schedule(steps), [float(schedule(int(s))) for s in steps], rtol=1e-15, atol=1e-16)
+    one_by_one = [float(schedule(int(s))) for s in steps]
+    np.testing.assert_allclose(schedule(steps), one_by_one, rtol=2e-15, atol=1e-15)  # NumPy's powers are good to 4 ulp
 
 
 @pytest.mark.parametrize("schedule", [s for s, _ in KNOWN], ids=[repr(s) for s, _ in KNOWN])
 def test_a_schedule_never_rises(schedule):
-    assert (np.diff(schedule(np.arange(200))) <= 0).all()
+    assert (np.diff(schedule(np.arange(200))) <= 1e-15).all()  # equal powers may round by their place in a vector
 
 
 def test_milestones_may_be_a_list_and_the_schedule_stays_hashable():

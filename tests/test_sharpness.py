@@ -281,7 +281,8 @@ def test_a_compiled_model_and_float32():
     make, criterion, x, y = CASES["mlp smoothed"]
     exact = hessian_trace(make(), criterion, x, y, draws=None)
     compiled = torch.compile(make(), backend="aot_eager")
-    assert hessian_trace(compiled, criterion, x, y, draws=None) == exact
+    found = hessian_trace(compiled, criterion, x, y, draws=None)
+    assert found == (pytest.approx(exact.value, rel=1e-12), 0)  # a compiler may order sums as it likes
     single = hessian_trace(make().float(), criterion, x.float(), y, draws=None)
     assert single.value == pytest.approx(exact.value, rel=1e-4)
 

@@ -144,7 +144,7 @@ def test_the_regression_has_mean_0_and_variance_1_and_uses_the_useful_inputs_alo
     assert float(y.var()) == pytest.approx(1, rel=0.05)
     first, again = few(10, 12, 3, seed=2), few(10, 12, 3, seed=3)
     assert torch.equal(first[0], X[:10])
-    assert torch.equal(first[1], y[:10])
+    torch.testing.assert_close(first[1], y[:10], rtol=1e-6, atol=1e-6)  # a product of more rows may round another way
     assert not torch.equal(first[1], again[1])
     correlation = (X * y).mean(0) / X.std(0)
     assert float(correlation[3:].abs().max()) < 5 / 40_000**0.5

@@ -17,6 +17,7 @@ from lntrain import cli, runfolder, sweep, sweep_jobs, table
 SMALL = ["problem.n=12", "problem.d=8", "problem.k=2", "model.replicas=null", "penalty.alpha_ratio=0.2"]
 SIX = ["optimizer.lr=0.002,0.003", "seed=0,1,2", *SMALL, "steps=300"]
 BASIC = "hydra/launcher=basic"
+LONG = "40000000"  # steps
 
 
 @pytest.fixture
@@ -295,23 +296,26 @@ def _running(folder):
 @pytest.mark.slow
 def test_killed_in_the_middle_a_sweep_ends_as_if_it_had_not_been(tmp_path):
     """Show 2, at small size: driver and both workers SIGKILLed; done jobs untouched, the table equal bit for bit."""
-    jobs = [  # three short ones, then three that last for seconds on any machine: there is a middle to be killed in
-        "steps=100000,40000000",
+    jobs = [  # three short ones, then three that last for seconds: there is a middle to be killed in
+        f"steps=100000,{LONG}",
         "seed=0,1,2",
         *SMALL,
         "optimizer.lr=0.002",
-        "checkpoint_every=0.2",
+        "checkpoint_every=0",
         "hydra.launcher.n_jobs=2",
     ]
     whole = _start(tmp_path, "whole.log", *jobs, "sweep.name=whole")
     assert whole.wait(300) == 0, (tmp_path / "whole.log").read_text()
     first, folder = _start(tmp_path, "first.log", *jobs, "sweep.name=cut"), _jobs(tmp_path, "cut")
-    until = time.monotonic() + 200
-    while not (list(folder.glob("*/summary.json")) and len(_running(folder)) == 2):
+    until, victims = time.monotonic() + 200, {}
+    while len(victims) < 2:
         assert time.monotonic() < until
         assert first.poll() is None
-        time.sleep(0.01)
-    victims = _running(folder)
+        for name, pid in _running(folder).items():
+            if LONG in name and name not in victims:
+                os.kill(pid, signal.SIGSTOP)  # it is still there when the other has come as far
+                victims[name] = pid
+        time.sleep(0.005)
     for pid in (first.pid, *victims.values()):
         os.kill(pid, signal.SIGKILL)
     first.wait()
