@@ -142,26 +142,29 @@ def best_choice(target: Target, dynamics: Dynamics, way: Way, largest: float, li
     distance, fit = _errors(target, dynamics, way, rates, steps, shift, std * math.sqrt(middle), limits)
     score = np.log(np.maximum(distance, limits.accuracy)) + np.log(np.maximum(fit, limits.accuracy))
     most = limits.work / cost
-    allowed = steps <= most
-    if limits.steps is not None:
-        allowed = np.arange(steps.shape[1])[None] == (steps <= limits.steps).sum(1, keepdims=True) - 1
-    if not allowed.any():
-        allowed = steps == steps.min()
-    work = np.where(allowed & (score <= score[allowed].min() + SLACK), steps, np.inf)
-    i, k = np.unravel_index(int(work.argmin()), work.shape)
-    lr = float(rates[i])
-    std = std_of(target, dynamics, lr, limits.corrected)
-    if std is None:
-        return None
-    far = np.where(steps[i] <= 10 * max(most, float(steps[i, k])), score[i], np.inf).argmin()
-    good = np.flatnonzero(score[i] <= score[i].min() + SLACK)[0]
+    i, k = _least(steps, score, steps <= most)
     planned = _whole(
-        max(float(steps[i, k]), min(support_steps(target, dynamics, lr), SUPPORT_SHARE * steps[i, k], most))
+        max(
+            float(steps[i, k]), min(support_steps(target, dynamics, float(rates[i])), SUPPORT_SHARE * steps[i, k], most)
+        )
     )
-    count = planned if limits.steps is None else limits.steps
-    needed = max(planned, _whole(float(steps[i, good]))) if limits.steps is not None else planned
+    if limits.steps is not None:
+        i, k = _least(steps, score, np.arange(steps.shape[1]) == (steps <= limits.steps).sum(1, keepdims=True) - 1)
+    lr, count = float(rates[i]), limits.steps or planned
+    own = std_of(target, dynamics, lr, limits.corrected)
+    if own is None:
+        return None
+    far = np.where(steps[i] <= 10 * max(most, float(count)), score[i], np.inf).argmin()
     tenfold = float(distance[i, far]), float(fit[i, far])
-    return Choice(dynamics, lr, std, count, needed, needed * cost, float(score[i, k]), tenfold)
+    return Choice(dynamics, lr, own, count, planned, planned * cost, float(score[i, k]), tenfold)
+
+
+def _least(steps: Array, score: Array, allowed: NDArray[np.bool_]) -> tuple[int, int]:
+    """Where the fewest steps are whose score is within SLACK of the best that is allowed."""
+    allowed = allowed if allowed.any() else steps == steps.min()
+    near = np.where(allowed & (score <= score[allowed].min() + SLACK), steps, np.inf)
+    i, k = np.unravel_index(int(near.argmin()), near.shape)
+    return int(i), int(k)
 
 
 def _errors(

@@ -19,6 +19,7 @@ from lntrain.problem import Problem
 ACCURACY = 0.005  # wished relative distance, where none is named
 MARGIN = 0.05  # 1 - |g_j|/lambda_j below which a coordinate off the support is a near tie, which no plan waits for
 DEFAULT_RATIO = 0.1
+LARGE = 0.05  # a relative error of lambda that deserves a word
 LOOSE = 0.03  # a distance of the coefficients from which on a table may be called ill-determined
 FARTHER = 4.0  # so many times larger a step must become by leaving columns out
 PAIRS_PAY = 10.0  # iid noise must take so many times more work for antithetic pairs to be chosen
@@ -90,7 +91,7 @@ def make_plan(
     >>> plan.lr < plan.stable_lr, plan.expected.low < 0.005 < plan.expected.high
     (True, True)
     """
-    _check(std, alpha, alpha_ratio, lr, steps, accuracy)
+    _check(std, alpha, alpha_ratio, lr, steps, accuracy, budget)
     several = [dynamics] if isinstance(dynamics, Dynamics) else list(dynamics)
     largest = alpha_max(problem.X, problem.y)
     if std == 0:
@@ -114,7 +115,7 @@ def make_plan(
 
 def _check(
     std: float | None, alpha: float | None, alpha_ratio: float | None, lr: float | None, steps: int | None,
-    accuracy: float | None,
+    accuracy: float | None, budget: float | None,
 ) -> None:  # fmt: skip
     given = {"noise.std": std, "penalty.alpha": alpha, "penalty.alpha_ratio": alpha_ratio}
     named = [name for name, value in given.items() if value is not None]
@@ -123,7 +124,7 @@ def _check(
     for name, value in given.items():
         if value is not None and not (math.isfinite(value) and value >= 0 and (value > 0 or name == "noise.std")):
             raise ValueError(f"{name}={value} must be positive and finite")
-    for name, value in (("optimizer.lr", lr), ("steps", steps), ("accuracy", accuracy)):
+    for name, value in (("optimizer.lr", lr), ("steps", steps), ("accuracy", accuracy), ("budget", budget)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value} must be positive and finite")
 
@@ -238,7 +239,7 @@ def _notes(plan: Plan, target: Target, limits: Limits) -> list[str]:
         )
     if plan.lr > plan.stable_lr:
         notes.append(f"optimizer.lr={plan.lr:g} is above the stable step {plan.stable_lr:.3g}: expect divergence")
-    elif abs(expected.lambda_ratio - 1) > 0.1 and bool(target.lasso.support.any()):
+    elif abs(expected.lambda_ratio - 1) > LARGE and bool(target.lasso.support.any()):
         notes.append(f"optimizer.lr={plan.lr:g} is large: lambda will be about {expected.lambda_ratio - 1:+.0%} off")
     if plan.near_ties:
         notes.append(

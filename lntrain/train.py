@@ -203,15 +203,24 @@ def _check(run: Run, problem: Problem, bound: Tensor) -> None:
     finite = all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
     if finite and bool((loss <= bound).all()):
         return
-    lr = run.optimizer.param_groups[0]["lr"]
-    remedy = "take a smaller lr"
-    if isinstance(run.model, DiagonalLinear) and run.model.depth == 2 and problem.X.layout == torch.strided:
-        coef = problem.coef if problem.coef is not None else torch.linalg.pinv(problem.X.double()) @ problem.y.double()
-        stable = stable_lr(
-            problem.X, coef, parametrisation=run.model.parametrisation, loss_scale=run.loss_scale, batch_size=run.batch_size
-        )  # fmt: skip
-        remedy = f"a stable lr for this problem is at most {stable / 2:.2g}, less with strong noise"
-    raise DivergenceError(f"diverged by step {run.step} with lr={lr:g}: the loss is {float(loss.max()):.3g}; {remedy}")
+    lr = float(run.optimizer.param_groups[0]["lr"])
+    raise DivergenceError(
+        f"diverged by step {run.step} with lr={lr:g}: the loss is {float(loss.max()):.3g}; {_remedy(run, problem, lr)}"
+    )
+
+
+def _remedy(run: Run, problem: Problem, lr: float) -> str:
+    """A step that is stable at the least squares solution, where the weights last stood, and below the one that failed."""
+    if not isinstance(run.model, DiagonalLinear) or run.model.depth != 2 or problem.X.layout != torch.strided:
+        return "take a smaller lr"
+    X, y = problem.X.double(), problem.y.double()
+    coef = problem.coef if problem.coef is not None else torch.linalg.pinv(X) @ y
+    sizes = [coef, *(kept["log_weights"].exp().sum(-2).reshape(-1, problem.d).amax(0) for kept in run.history)]
+    options: dict[str, Any] = {"parametrisation": run.model.parametrisation, "loss_scale": run.loss_scale}
+    stable = min(
+        stable_lr(X, size, batch_size=run.batch_size, **options) for size in sizes if bool(size.isfinite().all())
+    )
+    return f"a stable lr for this problem is at most {min(stable, lr) / 2:.2g}, less with strong noise"
 
 
 def _record(run: Run) -> None:
