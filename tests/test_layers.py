@@ -13,16 +13,19 @@ import lntrain
 
 ROOT = Path(lntrain.__file__).parent
 LAYERS = [
-    {"stream", "schedule", "config", "homotopy"},
-    {"problem", "model", "noise", "curvature", "networks", "replicas"},
+    {"stream", "schedule", "config", "homotopy", "tabular"},
+    {"problem", "model", "noise", "curvature", "networks", "replicas", "delimited"},
     {"readers", "quadratic", "images", "controls"},
     {"optim", "penalty"},
     {"engine"},
     {"lasso", "train", "sharpness", "corrections", "regime", "flow", "dual"},
     {"diagnostics", "plan", "descend", "references", "gamma"},
     {"laws", "events"},
-    {"dashboard", "plots", "report", "files", "watch"},
-    {"build"},
+    {"dashboard", "report", "files", "watch"},
+    {"build", "coefficients"},
+    {"plot_names"},
+    {"plots"},
+    {"path_plot"},
     {"job", "figure1", "path", "claims", "runfolder", "sweep_plots"},
     {"sweep_jobs", "members"},
     {"study", "batched", "table", "cluster"},
@@ -53,6 +56,8 @@ HOMES = {
     "torch.utils.tensorboard": {"dashboard", "events"},
     "matplotlib": {
         "plots",
+        "plot_names",
+        "path_plot",
         "sweep_plots",
         "dashboard",
         "sweep_report",
