@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lntrain import Problem, Snapshot, evaluate, weighted_lasso
+from lntrain.dashboard import TAGS
 from lntrain.diagnostics import distance, kkt_residual, support_scores
+from lntrain.report import result_text
 
 F64 = torch.float64
 # X = 2 I, n = 4: S = I, c = 1, slope = y / 2 = (2, -1.5, .25, 1); lambda = .5 gives beta* = (1.5, -1, 0, .5)
@@ -109,6 +111,15 @@ def test_an_undecided_coordinate_is_counted_and_not_claimed():
     assert (row["support_size"], row["support_undecided"]) == (2.0, 2.0)
     assert (row["support_precision"], row["support_recall"]) == (1.0, pytest.approx(2 / 3))
     assert row["support_f1"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("undecided", "said"), [(0.0, "(F1 0.800)"), (3.0, "(F1 0.800, undecided 3)")])
+def test_the_table_says_how_many_are_undecided(undecided, said):
+    row = evaluate(PROBLEM, _snapshot(), REFERENCE, PENALTY) | {"support_undecided": undecided, "support_f1": 0.8}
+    plan = {"bias": 0.0, "expected_distance": 0.01, "antithetic": False, "replicas": None}
+    (line,) = [line for line in result_text(row | plan, REFERENCE).splitlines() if line.startswith("support")]
+    assert line.endswith(said)
+    assert TAGS["support_undecided"] == "support/undecided"
 
 
 def test_drawn_rows_add_their_residuals_to_the_error():
