@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lntrain import Problem, Snapshot, evaluate, weighted_lasso
-from lntrain.diagnostics import distance, kkt_residual, off_support, support_scores
+from lntrain.dashboard import TAGS
+from lntrain.diagnostics import distance, kkt_residual, support_scores
+from lntrain.report import result_text
 
 F64 = torch.float64
 # X = 2 I, n = 4: S = I, c = 1, slope = y / 2 = (2, -1.5, .25, 1); lambda = .5 gives beta* = (1.5, -1, 0, .5)
@@ -102,25 +104,30 @@ def test_kkt_residual_is_relative_to_each_lambda():
     ) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(
-    ("now", "earlier", "off"),
-    [
-        ([[-8.1], [-8.1]], [[0.0], [0.0]], True),
-        ([[-7.9], [-20.0]], [[0.0], [0.0]], False),  # one of them stays: on
-        ([[0.0], [0.0]], [[0.0], [0.0]], False),
-        ([[-90.0], [-90.0]], [[-90.0], [-90.0]], True),  # sunk for good
-        ([[-90.0], [0.0]], [[-90.0], [0.0]], False),
-    ],
-)
-def test_off_support_by_the_exponents(now, earlier, off):
-    args = [torch.tensor(v, dtype=F64) for v in (now, earlier)]
-    assert off_support(*args, 100, 50).tolist() == [off]
+def test_an_undecided_coordinate_is_counted_and_not_claimed():
+    """Mean noise .5 a label: sd(g) = .25, so .5 and the margin .25 are within 2.33 sd of lambda = .5; 1.5 and -1 are not."""
+    noise = torch.tensor([0.5, -0.5, 0.5, -0.5], dtype=F64)
+    row = evaluate(PROBLEM, _snapshot(mean=BETA + noise / 2 * (BETA != 0), noise=noise), REFERENCE, PENALTY)
+    assert (row["support_size"], row["support_undecided"]) == (2.0, 2.0)
+    assert (row["support_precision"], row["support_recall"]) == (1.0, pytest.approx(2 / 3))
+    assert row["support_f1"] == pytest.approx(0.8)
 
 
-def test_off_support_allows_for_a_record_that_is_not_half_way():
-    now, before = torch.tensor([[-5.0]]), torch.tensor([[0.0]])
-    assert off_support(now, before, 100, 75).tolist() == [True]  # 8 over half the run is 4 over a quarter
-    assert off_support(now, before, 100, 50).tolist() == [False]
+@pytest.mark.parametrize(("undecided", "said"), [(0.0, "(F1 0.800)"), (3.0, "(F1 0.800, undecided 3)")])
+def test_the_table_says_how_many_are_undecided(undecided, said):
+    row = evaluate(PROBLEM, _snapshot(), REFERENCE, PENALTY) | {"support_undecided": undecided, "support_f1": 0.8}
+    plan = {"bias": 0.0, "expected_distance": 0.01, "antithetic": False, "replicas": None}
+    (line,) = [line for line in result_text(row | plan, REFERENCE).splitlines() if line.startswith("support")]
+    assert line.endswith(said)
+    assert TAGS["support_undecided"] == "support/undecided"
+
+
+def test_drawn_rows_add_their_residuals_to_the_error():
+    """Batches of 1, 100 steps: n r^2 / (b K) = .048, so sd(g) = .11 and margins up to .51 are within 2.33 sd."""
+    far = BETA + torch.tensor([0.0, 0.0, 0.0, -0.3], dtype=F64)
+    state = {"batch_size": 1, "sampling": "replacement"}
+    sure, drawn = (evaluate(PROBLEM, _snapshot(mean=far, _state=s), REFERENCE, PENALTY) for s in ({}, state))
+    assert (sure["support_undecided"], drawn["support_undecided"]) == (0.0, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from lntrain import (
     RademacherNoise,
     train,
 )
-from lntrain.diagnostics import off_support
 from lntrain.schedule import PowerDecay
+from lntrain.support import fallen
 
 training = importlib.import_module("lntrain.train")  # the package's own name `train` is the function
 
@@ -55,7 +55,7 @@ def test_earlier_log_weights_are_those_of_half_way(problem):
         assert torch.equal(snapshot.earlier_log_weights, record[step // 2].log_weights)
     *_, last = train(*_start(problem), problem, 400)
     assert torch.equal(last.earlier_log_weights, record[200].log_weights)
-    assert off_support(last.log_weights, last.earlier_log_weights, 400, 200).shape == (problem.d,)
+    assert fallen(last.log_weights, last.earlier_log_weights, 400, 200).shape == (problem.d,)
 
 
 def test_heartbeats_come_and_do_not_change_the_trajectory(problem, monkeypatch):
