@@ -25,7 +25,7 @@ from lntrain.stream import normals
 def _same_threads():
     """Each test begins with as many threads as OMP_NUM_THREADS says, whatever the one before left."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
     yield
     torch.set_num_threads(threads)
 
