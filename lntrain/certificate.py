@@ -61,7 +61,7 @@ def duality_gap(X: Any, y: Any, penalty: Any, coef: Any, positive: bool = False)
     Source: Massias, Gramfort, Salmon 2018.
     """
     X, y, coef = finite("X", as_float64(X)), finite("y", as_float64(y)), as_float64(coef)
-    if X.ndim != 2 or y.shape[-1:] != X.shape[:1]:
+    if X.ndim != 2 or y.shape[-1:] != X.shape[:1] or 0 in X.shape:
         raise ValueError(f"X {X.shape} and y {y.shape} do not fit: give (n, d) and (..., n)")
     penalty = positive_penalty(as_float64(penalty), X.shape[1])
     if coef.shape != (*y.shape[:-1], X.shape[1]) or penalty.shape[:-1] not in ((), y.shape[:-1]):
