@@ -120,7 +120,10 @@ def test_too_large_a_step_is_a_note():
         (lambda: predict(*_pair(0.0), PROBLEM), "Gaussian or Rademacher"),
         (lambda: predict(*_pair(), PROBLEM, noise=3.0), "the optimizer carries"),
         (lambda: predict(*_pair(lr=[0.1, 0.2], model=DiagonalLinear(12, replicas=2)), PROBLEM), "lr is one a replica"),
-        (lambda: predict(*_pair(GaussianNoise((1.0, 2.0)), model=DiagonalLinear(12, replicas=2)), PROBLEM), "std is one"),
+        (
+            lambda: predict(*_pair(GaussianNoise((1.0, 2.0)), model=DiagonalLinear(12, replicas=2)), PROBLEM),
+            "std is one",
+        ),
         (lambda: predict(*_pair(maximize=True), PROBLEM), "maximize"),
         (lambda: predict(*_pair(), PROBLEM, loss_constant=0.0), "loss_constant=0.0"),
         (lambda: predict(*_pair(), PROBLEM, batch_size=0), "batch_size=0"),
