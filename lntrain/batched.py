@@ -24,7 +24,7 @@ from lntrain.train import DivergenceError, Snapshot, train
 from lntrain.watch import Interruption, signals, watch
 
 BATCHABLE = ("optimizer.lr", "noise.std", "penalty.alpha", "penalty.alpha_ratio", "model.init", "seed")
-CHOSEN = (*BATCHABLE, "steps")  # what `build` writes into a configuration, too
+CHOSEN = tuple(dict.fromkeys((*BATCHABLE, *build.AUTOMATIC)))  # what `build` writes into a configuration, too
 
 
 def batchable(cfg: DictConfig) -> bool:
@@ -43,11 +43,11 @@ def run_batch(base: DictConfig, places: Sequence[Place]) -> list[Place]:
     if not places or _linked(base, places[0].values):
         return list(places)
     plans, alone = _plans(sparing(base), places)
-    alike: dict[tuple[int, bool], list[Place]] = {}
+    alike: dict[tuple[Any, ...], list[Place]] = {}
     for place in places:
         if place.planned in plans:
             plan = plans[place.planned].built.plan
-            alike.setdefault((plan.steps, plan.reference is None), []).append(place)
+            alike.setdefault((plan.steps, plan.dynamics.antithetic, plan.dynamics.batch_size, plan.reference is None), []).append(place)
     begin = _Begin(base, list(places[0].values))
     for chosen in alike.values():
         while chosen:
@@ -177,7 +177,7 @@ def _record(members: Sequence[Member], snapshot: Snapshot, schedule: Schedule | 
     """All networks are measured at once, each against its own Lasso."""
     lassos = [member.built.plan.reference for member in members for _ in member.streams]
     known = None if lassos[0] is None else [lasso for lasso in lassos if lasso is not None]
-    columns = measure(members[0].built.problem, snapshot, known)
+    columns = measure(members[0].built.problem, snapshot, known, average=members[0].plan.cfg.average)
     plain = {name: values.tolist() for name, values in columns.items()}
     for member in members:
         rows = member.rows

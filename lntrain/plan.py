@@ -12,9 +12,10 @@ from torch import Tensor
 from lntrain.choose import FINEST, Choice, Limits, best_choice, largest_lr, margins, stable_along
 from lntrain.dynamics import Dynamics
 from lntrain.expectation import PER_OCTAVE, Expectation, Target, expect, octaves, way, whole
-from lntrain.lasso import LassoSolution, weighted_lasso
+from lntrain.lasso import LassoSolution, equicorrelation_set, weighted_lasso
 from lntrain.penalty import alpha_max, effective_penalty, mean_squares
 from lntrain.problem import Problem
+from lntrain.support import undecided_probability
 
 ACCURACY = 0.005  # wished relative distance, where none is named
 MARGIN = 0.05  # 1 - |g_j|/lambda_j below which a coordinate off the support is a near tie, which no plan waits for
@@ -245,6 +246,11 @@ def _notes(plan: Plan, target: Target, limits: Limits) -> list[str]:
         notes.append(
             f"{plan.near_ties} coordinate(s) are near ties (within {MARGIN:.0%} of entering): their support shows late"
         )
+    if not plan.dynamics.antithetic and bool(target.lasso.support.any()):
+        rate = plan.dynamics.rate(plan.lr)
+        unsure = undecided_probability(target.X, target.y, target.lasso, rate=rate, steps=plan.steps) * target.kept
+        if float(unsure.sum()) >= 0.5:
+            notes.append(f"about {float(unsure.sum()):.0f} coordinate(s) will be undecided, on or off, after these steps")
     if not bool(target.lasso.support.any()):
         notes.append("the penalty exceeds alpha_max: the predicted solution is zero")
     left = int((~plan.kept).sum())
@@ -260,10 +266,7 @@ def _notes(plan: Plan, target: Target, limits: Limits) -> list[str]:
 
 def _why_loose(target: Target, x: float) -> str:
     """Why the coefficients are less determined than the fit."""
-    lasso = target.lasso
-    tied = torch.zeros(target.problem.d, dtype=torch.bool)
-    slope = target.X.T @ (target.y - target.X @ lasso.coef) / len(target.y)
-    tied |= (slope if lasso.positive else slope.abs()) >= lasso.penalty * (1 - 1e-6)
+    tied = equicorrelation_set(target.X, target.y, target.lasso)
     used = target.X[:, tied] / target.X[:, tied].norm(dim=0)
     values = torch.linalg.svdvals(used)
     rank = int((values > 1e-8 * values[0]).sum())

@@ -27,7 +27,7 @@ from lntrain.references import bridge
 PROBLEM = sparse_regression(20, 12, 3, signs="random", column_scales=(0.5, 2.0), seed=4)
 
 
-def _pair(noise=GaussianNoise(8.0), lr=0.01, *, model=None, **options):
+def _pair(noise=8.0, lr=0.01, *, model=None, **options):
     model = model or DiagonalLinear(PROBLEM.d)
     return model, LabelNoiseSGD(model.parameters(), lr=lr, noise=noise, **options)
 
