@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.integrate import LSODA
 
 Array = NDArray[np.float64]
-NODES, WEIGHTS = (part / 2 for part in np.polynomial.legendre.leggauss(4))  # on (-1/2, 1/2), weights of sum 1
+COARSE = 1e-6  # the rtol above which two nodes of Gauss's rule a step do
 ROOM = 100.0  # how far above any solution's logarithm a trial step may read a weight
 
 
@@ -27,11 +27,12 @@ def integrate(
     rtol: float,
     atol: float,
     first: float | None = None,
+    order: int = 4,
 ) -> tuple[Array, Array]:
     """States (T, m) of dx/dt = slope(t, x) from `start`, and the averages over (0, t) of coef (T, d).
 
     coef maps times (k,) and states (k, m) to (k, d). By LSODA, Adams or BDF as stiffness asks, and Gauss's
-    rule of four nodes within each of its steps, the first as long as `first` at most. RuntimeError: it gave up.
+    rule of `order` nodes within each of its steps, the first as long as `first` at most. RuntimeError: it gave up.
     """
     value = coef(np.zeros(1), start[None])[0]
     states, means = [start] * int(times[0] == 0), [value] * int(times[0] == 0)
@@ -39,7 +40,7 @@ def integrate(
         return np.stack(states), np.stack(means)
     first = None if first is None else min(first, float(times[-1]))
     solver = LSODA(slope, 0.0, start, times[-1], first_step=first, rtol=rtol, atol=atol, jac=jacobian)
-    total = np.zeros_like(value)
+    total, nodes, weights = np.zeros_like(value), *(part / 2 for part in np.polynomial.legendre.leggauss(order))
     while solver.status == "running":
         message = solver.step()
         if solver.status == "failed" or not np.isfinite(solver.y).all():
@@ -47,9 +48,9 @@ def integrate(
         inside, wanted = solver.dense_output(), times[(times > solver.t_old) & (times <= solver.t)]
         edges = np.unique([solver.t_old, *wanted, solver.t])
         widths = np.diff(edges)
-        at = ((edges[:-1] + edges[1:])[:, None] / 2 + widths[:, None] * NODES).ravel()
-        values = coef(at, inside(at).T).reshape(len(widths), len(NODES), -1)
-        totals = total + np.cumsum(widths[:, None] * (WEIGHTS @ values), 0)
+        at = ((edges[:-1] + edges[1:])[:, None] / 2 + widths[:, None] * nodes).ravel()
+        values = coef(at, inside(at).T).reshape(len(widths), len(nodes), -1)
+        totals = total + np.cumsum(widths[:, None] * (weights @ values), 0)
         states += [np.asarray(inside(t)) for t in wanted]
         means += list(totals[: len(wanted)] / wanted[:, None])
         total = totals[-1]
@@ -66,7 +67,7 @@ def dual_flow(
     dual = _Dual(X, y, start, penalty, signs, pull, rtol)
     atol = rtol / 30 / dual.reach.max()  # of theta: what the steps add to log w^2 then comes to some rtol
     still = np.zeros(len(dual.y))
-    states, means = integrate(dual.slope, dual.jacobian, still, times, dual.coef, 1e-13, atol, dual.first())
+    states, means = integrate(dual.slope, dual.jacobian, still, times, dual.coef, 1e-13, atol, dual.first(), 2 if rtol > COARSE else 4)
     logs = dual.logs(times, states)
     if not logs.max() < dual.top:
         raise RuntimeError(f"the flow left all bounds: a weight squared above exp({dual.top:.0f})")
@@ -137,7 +138,7 @@ class _Dual:
             if not float(np.sqrt(((theta - self.theta) ** 2).sum(1).max())) <= self.room:
                 self._keep(np.arange(len(self.start)))
                 self.room = 0.0
-        z = self.rate * (theta @ self.near)
+        z = self.rate * np.stack([row @ self.near for row in theta])  # a few rows at once take BLAS far longer
         middle = self.begin - self.fall * t[:, None]
         return [np.exp(np.minimum(middle - sign * z, self.top)) for sign in self.signs[:, 0]]
 
