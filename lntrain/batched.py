@@ -47,7 +47,9 @@ def run_batch(base: DictConfig, places: Sequence[Place]) -> list[Place]:
     for place in places:
         if place.planned in plans:
             plan = plans[place.planned].built.plan
-            alike.setdefault((plan.steps, plan.dynamics.antithetic, plan.dynamics.batch_size, plan.reference is None), []).append(place)
+            alike.setdefault(
+                (plan.steps, plan.dynamics.antithetic, plan.dynamics.batch_size, plan.reference is None), []
+            ).append(place)
     begin = _Begin(base, list(places[0].values))
     for chosen in alike.values():
         while chosen:

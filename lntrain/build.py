@@ -48,6 +48,10 @@ def build(cfg: DictConfig) -> Job:
         raise ValueError(
             f"model.depth={cfg.model.depth} solves no Lasso (its penalty is |beta|^(2 - 2/depth)): use depth=2, or lntrain.train"
         )
+    if not (math.isfinite(cfg.loss_scale) and cfg.loss_scale > 0):
+        raise ValueError(
+            f"loss_scale={cfg.loss_scale:g} must be positive: 0.5 is half the mean square, 0.25 the paper's"
+        )
     problem: Problem = instantiate(cfg.problem, _convert_="all")
     asked = OmegaConf.create(OmegaConf.to_container(cfg))
     settle(cfg, problem)

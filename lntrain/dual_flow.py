@@ -67,7 +67,9 @@ def dual_flow(
     dual = _Dual(X, y, start, penalty, signs, pull, rtol)
     atol = rtol / 30 / dual.reach.max()  # of theta: what the steps add to log w^2 then comes to some rtol
     still = np.zeros(len(dual.y))
-    states, means = integrate(dual.slope, dual.jacobian, still, times, dual.coef, 1e-13, atol, dual.first(), 2 if rtol > COARSE else 4)
+    states, means = integrate(
+        dual.slope, dual.jacobian, still, times, dual.coef, 1e-13, atol, dual.first(), 2 if rtol > COARSE else 4
+    )
     logs = dual.logs(times, states)
     if not logs.max() < dual.top:
         raise RuntimeError(f"the flow left all bounds: a weight squared above exp({dual.top:.0f})")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lntrain.corrections import corrected_penalty
 from lntrain.lasso import LassoSolution
-from lntrain.penalty import effective_lr, finite_step_bias, gradient_kurtosis, stable_lr, step_factor
+from lntrain.penalty import decay_penalty, effective_lr, finite_step_bias, gradient_kurtosis, stable_lr, step_factor
 from lntrain.problem import Problem
 
 
@@ -37,7 +37,7 @@ class Dynamics:
     @property
     def decay(self) -> float:
         """What weight decay adds to every lambda_j."""
-        return self.weight_decay / step_factor(self.parametrisation, self.loss_scale)
+        return decay_penalty(self.weight_decay, self.parametrisation, self.loss_scale)
 
     def rate(self, lr: float) -> float:
         """a * lr, with momentum's factor: log w^2 moves by 2 a lr (lambda -/+ g) a step."""

@@ -85,7 +85,8 @@ def _variance_to_penalty(
     return factor
 
 
-def _decay_penalty(weight_decay: float, parametrisation: str, loss_scale: float) -> float:
+def decay_penalty(weight_decay: float, parametrisation: str, loss_scale: float) -> float:
+    """What weight decay adds to every lambda_j: weight_decay / a."""
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise ValueError(f"weight_decay={weight_decay} must be finite and not negative")
     return weight_decay / step_factor(parametrisation, loss_scale)
@@ -139,7 +140,7 @@ def effective_penalty(
     b, _ = check_sampling(np.shape(X)[0], batch_size, sampling)
     factor = _variance_to_penalty(lr, parametrisation, constant, momentum, dampening, nesterov, antithetic)
     power = torch.as_tensor(np.asarray(factor) * np.square(check_std(std)) / b, dtype=torch.float64)
-    return power[..., None] * c + _decay_penalty(weight_decay, parametrisation, constant)
+    return power[..., None] * c + decay_penalty(weight_decay, parametrisation, constant)
 
 
 def noise_for_penalty(
@@ -180,7 +181,7 @@ def noise_for_penalty(
     constant = loss_constant if loss_scale is None else loss_scale
     b, _ = check_sampling(np.shape(X)[0], batch_size, sampling)
     factor = _variance_to_penalty(lr, parametrisation, constant, momentum, dampening, nesterov, antithetic)
-    decay = _decay_penalty(weight_decay, parametrisation, constant)
+    decay = decay_penalty(weight_decay, parametrisation, constant)
     if isinstance(penalty, (Tensor, np.ndarray)) and np.ndim(penalty) > 0:
         wished = as_matrix(np.asarray(penalty)[None])[0].cpu() - decay
         if wished.shape != c.shape:

@@ -250,7 +250,9 @@ def _notes(plan: Plan, target: Target, limits: Limits) -> list[str]:
         rate = plan.dynamics.rate(plan.lr)
         unsure = undecided_probability(target.X, target.y, target.lasso, rate=rate, steps=plan.steps) * target.kept
         if float(unsure.sum()) >= 0.5:
-            notes.append(f"about {float(unsure.sum()):.0f} coordinate(s) will be undecided, on or off, after these steps")
+            notes.append(
+                f"about {float(unsure.sum()):.0f} coordinate(s) will be undecided, on or off, after these steps"
+            )
     if not bool(target.lasso.support.any()):
         notes.append("the penalty exceeds alpha_max: the predicted solution is zero")
     left = int((~plan.kept).sum())

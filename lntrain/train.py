@@ -233,8 +233,9 @@ def _record(run: Run) -> None:
 
 
 def _half_way(run: Run) -> dict[str, Any]:
-    """The last record at most half way."""
-    before = [kept for kept in run.history if kept["step"] <= run.step // 2]
+    """The last record at most half way, at the end of a pair where noise comes in pairs."""
+    half = run.step // 2 // run.period * run.period
+    before = [kept for kept in run.history if kept["step"] <= half]
     return before[-1] if before else run.history[0]
 
 

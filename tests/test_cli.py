@@ -39,7 +39,7 @@ def _summary(folder):
 def test_a_run_says_its_prediction_first_then_what_was_reached(lntrain, tmp_path):
     code, out, err = lntrain(*RUN, "run_dir=here", "seed=0")
     assert (code, err) == (0, "")
-    assert out.index("predicted before step 1") < out.index("lambda / the formula's") < out.index("wrote")
+    assert out.index("predicted before step 1") < out.index("lambda / the predicted one") < out.index("wrote")
     summary = _summary(tmp_path / "here")
     assert (summary["status"], summary["seed"], summary["steps"]) == ("done", 0, 60)
     for name in ("metrics.jsonl", "result.npz", "checkpoint.pt", ".hydra/config.yaml", "figures/errors.png"):
@@ -58,7 +58,7 @@ def _files(folder):
     tables = {
         "good.csv": good, "ragged.csv": good + "1,2\n", "text.csv": good + "1,red,2\n", "gap.csv": good + "1,,2\n",
         "inf.csv": good + "1,inf,2\n", "flat.csv": "a,b,y\n1,2,3\n1,1,5\n", "flat_y.csv": "a,y\n1,3\n2,3\n", "one.csv": "a,y\n1,2\n",
-        "empty.csv": "", "data.parquet": "x", "bad.svmlight": "what is this\n", "bad.npz": "no zip",
+        "empty.csv": "", "data.parquet": "x", "data.xyz": "x", "bad.svmlight": "what is this\n", "bad.npz": "no zip",
     }  # fmt: skip
     for name, content in tables.items():
         (folder / name).write_text(content)
@@ -127,14 +127,18 @@ MISTAKES = {
     # data
     "no path": (["problem=file"], "problem.path"),
     "no such file": ([*CSV, "problem.path=nowhere.csv"], "no file 'nowhere.csv'"),
-    "an unknown ending": ([*CSV, "problem.path=data.parquet"], "ends in '.parquet'"),
+    "an unknown ending": ([*CSV, "problem.path=data.xyz"], "ends in '.xyz'"),
     "no target": (["problem=file", "problem.path=good.csv"], "problem.target"),
     "a wrong target": (["problem=file", "problem.path=good.csv", "problem.target=z"], "problem.target='z'"),
     "ragged rows": ([*CSV, "problem.path=ragged.csv"], "ragged.csv, line 5"),
     "text in a column": ([*CSV, "problem.path=text.csv"], "'red'"),
-    "a missing value": ([*CSV, "problem.path=gap.csv"], "'b' is missing"),
-    "an infinite value": ([*CSV, "problem.path=inf.csv"], "not finite"),
-    "a constant column": ([*CSV, "problem.path=flat.csv"], "'a' is constant"),
+    "a missing value": ([*CSV, "problem.path=gap.csv"], "'b' is empty"),
+    "an infinite value": ([*CSV, "problem.path=inf.csv"], "'b' is inf"),
+    "no Parquet file": ([*CSV, "problem.path=data.parquet"], "data.parquet"),
+    "perhaps in pairs": (["noise.antithetic=perhaps"], "noise.antithetic='perhaps'"),
+    "an unknown average": (["average=best"], "average='best'"),
+    "half a replica": (["model.replicas=0.5"], "replicas=0.5"),
+    "no budget at all": (["budget=0"], "budget=0"),
     "a constant target": ([*CSV, "problem.path=flat_y.csv"], "target is constant"),
     "one data row": ([*CSV, "problem.path=one.csv"], "1 row"),
     "an empty file": ([*CSV, "problem.path=empty.csv"], "empty"),

@@ -111,7 +111,7 @@ def test_every_file_runs(choice, data, tmp_path):
 
 
 DEFAULTS = {
-    "model=difference": ("model", {"init": 0.1, "depth": 2}),
+    "model=difference": ("model", {"parametrisation": "difference", "depth": 2}),
     "optimizer=sgd": ("optimizer", {"momentum": 0.0, "weight_decay": 0.0, "nesterov": False}),
 }
 
@@ -153,7 +153,7 @@ def test_a_misspelt_key_is_refused_by_name(override):
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=zero", "noise.std=loud", "model.depth=2.5", "noise.antithetic=perhaps", "problem.n=many", "loss_scale=[1]"],
+    ["seed=zero", "noise.std=loud", "model.depth=2.5", "budget=lots", "problem.n=many", "loss_scale=[1]"],
 )
 def test_a_wrong_type_is_refused_by_name(override):
     with pytest.raises(ConfigCompositionException) as error:

@@ -19,7 +19,7 @@ LAYERS = [
     {"optim", "penalty"},
     {"engine"},
     {"lasso", "train", "sharpness", "corrections", "regime", "dual_flow", "dual"},
-    {"flow", "dynamics", "descend", "references", "gamma"},
+    {"flow", "dynamics", "descend", "references", "gamma", "support"},
     {"expectation"},
     {"choose"},
     {"plan", "prediction"},

@@ -195,3 +195,40 @@ def test_the_realised_mean_noise_telescopes_log_w(problem):
     assert gaps[0] < 0.2
     for finer, coarser in zip(gaps[1:], gaps[:-1], strict=True):
         assert 0.3 < finer / coarser < 0.75  # halves with lr
+
+
+@pytest.mark.parametrize("replicas", [None, 3])
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("engine", ["fused", "torch"])
+def test_the_tail_mean_is_the_mean_over_the_second_half(problem, replicas, antithetic, engine):
+    noise = Antithetic(GaussianNoise(0.5)) if antithetic else GaussianNoise(0.5)
+
+    def run():
+        model = DiagonalLinear(problem.d, replicas=replicas)
+        optimizer = LabelNoiseSGD(model.parameters(), lr=0.01, noise=noise, seed=2)
+        return model, optimizer
+
+    every = {s.step: s for s in train(*run(), problem, 602, engine=engine, snapshots=range(1, 603)) if s.scheduled}
+    start = 300 if antithetic else 301  # whole pairs
+    assert every[602].earlier_step == start
+    later = torch.stack([every[k].coef for k in range(start, 602)])  # coef after k steps is step k's pre-step value
+    torch.testing.assert_close(every[602].tail_coef, later.mean(0), rtol=1e-10, atol=1e-12)
+    weights = torch.stack([every[602].mean_noise * 602 - every[start].mean_noise * start]) / (602 - start)
+    torch.testing.assert_close(every[602].tail_noise, weights[0], rtol=1e-9, atol=1e-12)
+    if antithetic:
+        assert float(every[602].tail_noise.abs().max()) < 1e-12
+    *_, half = train(*run(), problem, 400, engine=engine)
+    *_, resumed = train(*run(), problem, 602, engine=engine, state=half.state_dict(), snapshots=[602])
+    *_, whole = train(*run(), problem, 602, engine=engine, snapshots=[400, 602])
+    assert resumed.step == whole.step == 602
+    torch.testing.assert_close(resumed.coef, whole.coef, rtol=0, atol=0)  # one machine, one path: bit for bit
+
+
+def test_a_state_from_before_tail_means_still_goes_on(problem):
+    model = DiagonalLinear(problem.d)
+    optimizer = LabelNoiseSGD(model.parameters(), lr=0.01, noise=GaussianNoise(0.5))
+    *_, half = train(model, optimizer, problem, 200)
+    state = half.state_dict()
+    state["history"] = [(kept["step"], kept["log_weights"]) for kept in state["history"]]
+    *_, last = train(model, optimizer, problem, 300, state=state)
+    torch.testing.assert_close(last.tail_coef, last.mean_coef)  # told by the docstring: no sums, no tail
