@@ -222,7 +222,11 @@ def finish(
     write_arrays(folder / "result.npz", {k: np.asarray(v.cpu()) for k, v in arrays.items() if v is not None} | names)
     if problem.columns and plan.reference is not None and mean is not None:
         write_csv(folder / "coefficients.csv", coefficient_table(problem, plan.reference.coef, mean))
-    figures = {} if cfg.figures is False else _figures(job, history, snapshot, folder / "figures")
+    figures: dict[str, Any] = {}
+    if cfg.figures is not False and plan.reference is not None and mean is not None:
+        from lntrain.run_figures import draw  # matplotlib takes half a second to load, and a sweep's jobs draw nothing
+
+        figures = draw(job, history, mean, snapshot.step, folder / "figures")
     write_json(folder / "summary.json", summary)
     dashboard.text("summary", result_text(summary, plan.reference))
     hparams = {  # five, the number that TensorBoard ticks at first
@@ -230,39 +234,3 @@ def finish(
     }  # fmt: skip
     dashboard.finish(figures, hparams, summary, snapshot.step)
     return summary
-
-
-def _figures(job: Job, history: History, snapshot: Snapshot, folder: Path) -> dict[str, Any]:
-    """Draw and save."""
-    reference, steps = job.plan.reference, history.column("step")
-    average = judged(job.plan, snapshot)
-    if reference is None or average is None:
-        return {}
-    from lntrain import plots  # matplotlib takes half a second to load, and the jobs of a sweep draw nothing
-
-    mean = average.cpu().numpy()
-    many = mean.ndim == 2
-    columns = job.problem.columns or None
-    title = f"{job.problem.name}: penalty {job.plan.alpha:.3g} (std {job.plan.std:.3g}, lr {job.plan.lr:.2g}), {snapshot.step:.3g} steps"
-    which = "mean of the second half" if job.plan.tail else "mean"
-    names = {
-        which: "distance_tail" if job.plan.tail else "distance_mean",
-        f"{which}, compensated labels": "distance_compensated",
-        "last iterate": "distance_last",
-    }
-    bands = {label: history.column(f"{name}_sd") for label, name in names.items()} if many else None
-    figures = {
-        "coefficients": plots.coefficients(
-            mean.mean(0) if many else mean, reference.coef, sd=mean.std(0, ddof=1) if many and len(mean) > 1 else None,
-            truth=None if job.problem.coef is None else job.problem.coef.cpu(), names=columns, title=title,
-        ),
-        "trajectories": plots.trajectories(
-            steps, torch.stack(history.last), torch.stack(history.mean), reference.coef[history.shown],
-            names=columns and [columns[j] for j in history.shown], title=title,
-        ),
-        "errors": plots.errors(steps, {label: history.column(name) for label, name in names.items()}, bands=bands, title=title),
-    }  # fmt: skip
-    folder.mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        plots.save(figure, folder / name)
-    return figures

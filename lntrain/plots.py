@@ -36,13 +36,14 @@ def coefficients(
     sd: Any = None,
     truth: Any = None,
     names: Sequence[str] | None = None,
+    which: str = "time average",
     title: str = "",
 ) -> Figure:
     """The time average of beta (with its sd over replicas) on the stems of the predicted Lasso.
 
     Args:
         mean, reference, sd, truth: (d,). With many columns only those that matter are drawn.
-        names: of the d columns, which then stand under the axis.
+        names: of the d columns, which then stand under the axis. which: average `mean` is.
     """
     mean, reference = np.asarray(mean), np.asarray(reference)
     shown = that_matter(mean, reference, 150 if names is None else NAMED)
@@ -56,7 +57,7 @@ def coefficients(
     stems.stemlines.set(color=ORANGE, linewidth=1.4, alpha=0.6)
     bars = None if sd is None else np.asarray(sd)[shown]
     ax.errorbar(
-        x, mean[shown], yerr=bars, fmt="o", color=BLUE, markersize=3.6, linewidth=1.2, label="time average of training"
+        x, mean[shown], yerr=bars, fmt="o", color=BLUE, markersize=3.6, linewidth=1.2, label=f"{which} of training"
     )
     if truth is not None:
         on = np.asarray(truth)[shown] != 0
@@ -80,6 +81,7 @@ def trajectories(
     reference: Any,
     *,
     names: Sequence[str] | None = None,
+    which: str = "time average",
     title: str = "",
     floor: float = 1e-12,
 ) -> Figure:
@@ -99,10 +101,10 @@ def trajectories(
     for j in np.flatnonzero(reference == 0):
         right.plot(steps, np.maximum(np.abs(last[:, j]), floor), color=GREY, linewidth=0.9)
     left.plot([], [], color=BLUE, linewidth=0.9, alpha=0.35, label="last iterate")
-    left.plot([], [], color=BLUE, linewidth=1.6, label="time average")
+    left.plot([], [], color=BLUE, linewidth=1.6, label=which)
     left.plot([], [], color=ORANGE, linestyle="--", label="Lasso, predicted")
     left.set(xscale="log", xlabel="step", ylabel=r"$|\beta_j|$", title="on the support")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=8)
     if names is not None:
         on = np.flatnonzero(reference)
         marks = [names[int(j)] + ("" if reference[j] > 0 else " (-)") for j in on]
@@ -125,12 +127,14 @@ def errors(
     *,
     bands: Mapping[str, Any] | None = None,
     guides: bool = True,
+    expected: tuple[float, float, float] | None = None,
     title: str = "",
 ) -> Figure:
     """Distances to the Lasso against the step, log-log, with the rates of theory as guides.
 
     Args:
         steps: (S,). curves: label -> (S,). bands: label -> (S,) sd over replicas.
+        expected: (distance, low, high) predicted for the first curve's end.
     """
     steps = np.asarray(steps, dtype=float)
     figure, (ax,) = new_figure(6.4, 4.4)
@@ -147,6 +151,12 @@ def errors(
             tail = steps >= steps[-1] / 30
             ax.plot(steps[tail], values[tail][0] * (steps[tail] / steps[tail][0]) ** power, color=colour, linestyle=":", linewidth=1.2,
                     label=rf"slope ${'-1/2' if colour == BLUE else '-1'}$")  # fmt: skip
+    if expected is not None:
+        middle, low, high = expected
+        ax.errorbar(
+            steps[-1], middle, yerr=[[middle - low], [high - middle]], fmt="_", color=ORANGE, markersize=14,
+            capsize=5, linewidth=1.6, zorder=4, label="predicted before step 1, nine runs of ten",
+        )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="step", ylabel="relative distance to the Lasso", title=title)
     ax.legend(frameon=False, fontsize=8)
     return figure

@@ -32,6 +32,7 @@ LAYERS = [
     {"path_plot"},
     {"build"},
     {"forecast"},
+    {"run_figures"},
     {"job", "figure1", "path", "claims", "runfolder", "sweep_plots"},
     {"sweep_jobs", "members"},
     {"study", "batched", "table", "cluster"},
