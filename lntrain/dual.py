@@ -73,6 +73,9 @@ def dual_newton(X: Array, y: Array, conjugate: Conjugate, ridge: float, start: T
             trial = dual(theta + length * move)
             if np.isfinite(trial[0]) and trial[0] >= value + 1e-4 * length * rise - 1e-15 * abs(value):
                 break
+            left = y - ridge * (theta + length * move) - X @ trial[1] if rise <= 1e-8 * abs(value) else slope
+            if np.linalg.norm(left) < 0.5 * np.linalg.norm(slope):  # the value's own digits have run out
+                break
             length /= 2
         else:
             break
