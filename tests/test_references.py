@@ -164,7 +164,7 @@ def test_bridge_meets_its_first_order_conditions_and_a_general_solver(depth, kap
 
     assert found.objective == pytest.approx(objective(beta.numpy()), rel=1e-10)
     general = minimize(objective, beta.numpy() + 0.1, method="Powell", options={"xtol": 1e-10, "ftol": 1e-14})
-    assert found.objective <= general.fun
+    assert found.objective <= general.fun * (1 + 1e-12)  # Powell may end on the optimum's last digit
     assert general.fun == pytest.approx(found.objective, rel=1e-2)
 
 

@@ -190,8 +190,7 @@ def step_factors(schedule: Any, start: int, count: int) -> NDArray[np.float64]:
     if schedule is None:
         return np.ones(BLOCK)
     first, last = start // BLOCK * BLOCK, -(-(start + count) // BLOCK) * BLOCK
-    values = np.broadcast_to(np.asarray(schedule(np.arange(first, last)), np.float64), last - first)
-    return values[start - first :][:count]
+    return factors_of(schedule, np.arange(first, last))[start - first :][:count]
 
 
 def _plain(run: Run) -> bool:
