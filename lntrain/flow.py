@@ -14,6 +14,7 @@ from torch import Tensor
 from lntrain.dual_flow import deep_flow, dual_flow
 from lntrain.noise import Antithetic, GaussianNoise, RademacherNoise, as_noise
 from lntrain.penalty import as_matrix, step_factor
+from lntrain.schedule import factors
 
 Array = NDArray[np.float64]
 SCHEMES = ("log-euler", "euler")
@@ -256,7 +257,7 @@ class _Run:
             end = min(stop, (self.step // CHUNK + 1) * CHUNK)
             draws = (self.noise.unit(self.seed, r, self.step, end, len(self.y)) for r in range(len(self.state)))
             eps = np.stack(list(draws), axis=1).astype(float)  # (steps, R, n)
-            levels = self.noise.std * np.broadcast_to(self.noise.factor(np.arange(self.step, end)), end - self.step)
+            levels = self.noise.std * factors(self.noise.factor, self.step, end, "noise.schedule")
             with np.errstate(over="ignore", invalid="ignore"):  # the check below tells
                 for k in range(end - self.step):
                     self._step(eps[k], float(levels[k]), self.step + k >= burn_in)
