@@ -13,9 +13,10 @@ import lntrain
 
 ROOT = Path(lntrain.__file__).parent
 LAYERS = [
-    {"stream", "schedule", "config", "homotopy"},
+    {"stream", "schedule", "config", "homotopy", "dual_flow"},
     {"problem", "model", "noise", "curvature", "networks", "replicas"},
     {"readers", "quadratic", "images", "controls"},
+    {"counting"},
     {"optim", "penalty"},
     {"engine"},
     {"lasso", "train", "sharpness", "corrections", "regime", "flow", "dual"},
