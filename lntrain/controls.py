@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lntrain import stream as streams
 from lntrain.noise import Draw, GaussianNoise, check_std, draws
+from lntrain.schedule import factor_at
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -104,7 +105,8 @@ class MinibatchNoise(GaussianNoise):
             raise ValueError(f"MinibatchNoise needs the mean over rows, not a loss of shape {tuple(whole.shape)}")
         picks = (torch.from_numpy(rows).to(input.device) for rows in self.rows(at, len(target)))
         first, second = (criterion(input[rows], target[rows], *args, **kw) for rows in picks)
-        scale = float(check_std(self.std if std is None else std)) * float(self.factor(at.step))  # type: ignore[arg-type]
+        level = float(check_std(self.std if std is None else std))  # type: ignore[arg-type]
+        scale = level * factor_at(self.factor, at.step, "noise.schedule")
         return whole + scale * (first - second)
 
 
@@ -131,7 +133,7 @@ def shake(optimizer: Any, *_: Any) -> None:
     keys, step, place, moved = optimizer.keys(optimizer.replicas), groups[0]["noise_step"], 0, False
     for group in groups:
         time = float(group["lr"]) * np.asarray(group.get("lr_ratio", 1.0))
-        scale = np.asarray(group["noise_std"]) * float(noise.factor(step)) * np.sqrt(time)
+        scale = np.asarray(group["noise_std"]) * factor_at(noise.factor, step, "noise.schedule") * np.sqrt(time)
         for parameter in group["params"]:
             if parameter.grad is not None and time.any():
                 _move(parameter, noise, Draw(keys, step, place), scale)

@@ -15,6 +15,7 @@ from torch import Tensor
 from lntrain.noise import LabelFlips
 from lntrain.optim import LabelNoiseSGD, noise_of
 from lntrain.replicas import Criterion, Replicas, Rows
+from lntrain.schedule import factor_at
 from lntrain.stream import check_sampling, sampled_rows
 from lntrain.train import HEARTBEAT, DivergenceError
 
@@ -153,7 +154,7 @@ class _Loop:
     def _advance(self) -> None:
         rate, level = self.anneal.factors(self.step, self.steps)
         if self.lr_schedule is not None:
-            rate *= float(self.lr_schedule(self.step))
+            rate *= factor_at(self.lr_schedule, self.step, "lr_schedule")
         self._set(rate, level)
         inputs, targets = self.data.batch(self._rows(), len(self.networks), level)
         self.optimizer.zero_grad()

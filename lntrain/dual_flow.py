@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,15 +66,35 @@ def dual_flow(
     X (n, d), start (d,) log w at time 0, signs (m, 1), rtol the relative error of coef. RuntimeError: it gave up.
     """
     dual = _Dual(X, y, start, penalty, signs, pull, rtol)
-    atol = rtol / 30 / dual.reach.max()  # of theta: what the steps add to log w^2 then comes to some rtol
     still = np.zeros(len(dual.y))
-    states, means = integrate(
-        dual.slope, dual.jacobian, still, times, dual.coef, 1e-13, atol, dual.first(), 2 if rtol > COARSE else 4
-    )
+    error = max(rtol / 30 / dual.excess, 1e-14)  # of a step in log w^2: those in coef then come to some rtol
+    atol = error / dual.reach.max()
+    order = 2 if rtol > COARSE else 4
+    states, means = integrate(dual.slope, dual.jacobian, still, times, dual.coef, 1e-13, atol, dual.first(), order)
     logs = dual.logs(times, states)
     if not logs.max() < dual.top:
         raise RuntimeError(f"the flow left all bounds: a weight squared above exp({dual.top:.0f})")
     return np.asarray((signs * np.exp(logs)).sum(-2)), logs, means
+
+
+def deep_flow(
+    model: Any, X: Array, y: Array, start: Array, times: Array, kappa: Array, rtol: float
+) -> tuple[Array, Array, Array]:
+    """As `dual_flow` at depth > 2, where log w itself is integrated from `start` (m, d): small weights hardly move."""
+
+    def drift(_: float, flat: Array) -> Array:
+        u = flat.reshape(start.shape)
+        g = X.T @ (X @ model.coef(u) - y) / len(y)
+        shrink = 2 * (1 - 1 / model.depth) * kappa * np.exp((model.depth - 2) * u)
+        return np.asarray(-model.speed(u) * (model.signs * g + shrink)).ravel()
+
+    def coef(_: Array, flat: Array) -> Array:
+        return np.asarray(model.coef(flat.reshape(-1, *start.shape)))
+
+    with np.errstate(over="ignore", invalid="ignore"):  # the check of what comes out tells
+        states, means = integrate(drift, None, start.ravel(), times, coef, rtol, rtol / 10)
+    u = states.reshape(-1, *start.shape)
+    return model.coef(u), 2 * u, means
 
 
 class _Dual:
@@ -98,6 +119,7 @@ class _Dual:
         self.reach = self.rate * np.maximum(norms, 1e-200)
         largest = np.where(norms > 0, math.log(size) - np.log(np.where(norms > 0, norms, 1)), self.start)
         self.top = ROOM + max(float(self.start.max()), float(largest.max()))
+        self.excess = max(1.0, 2 * math.exp(min(float((self.start - largest).max()), 100.0)))  # weights over beta
         self.floor = largest + math.log(1e-3 * rtol / d)
         self.back = float((self.decay / self.reach)[norms > 0].max(initial=0.0))  # theta's length of a time undone
         self.norms, self.time, self.theta, self.room = norms, 0.0, np.zeros(len(y)), 0.0

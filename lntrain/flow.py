@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lntrain.dual_flow import dual_flow, integrate
+from lntrain.dual_flow import deep_flow, dual_flow
 from lntrain.noise import Antithetic, GaussianNoise, RademacherNoise, as_noise
 from lntrain.penalty import as_matrix, step_factor
+from lntrain.schedule import factors
 
 Array = NDArray[np.float64]
 SCHEMES = ("log-euler", "euler")
@@ -126,30 +127,10 @@ def limit_flow(
     if depth == 2:
         coef, logs, mean = dual_flow(X, y, start[0], times, lam, model.signs, model.pull, rtol)
     else:
-        coef, logs, mean = _deep_flow(model, X, y, start, times, lam, rtol)
+        coef, logs, mean = deep_flow(model, X, y, start, times, lam, rtol)
     if not (np.isfinite(logs).all() and np.isfinite(coef).all() and np.isfinite(mean).all()):
         raise RuntimeError(f"the flow is not finite by time {times[-1]:g}: scale X, y and init to moderate sizes")
     return Flow(*(torch.from_numpy(each) for each in (times, coef, logs, mean)))
-
-
-def _deep_flow(
-    model: _Model, X: Array, y: Array, start: Array, times: Array, kappa: Array, rtol: float
-) -> tuple[Array, Array, Array]:
-    """As `dual_flow` at depth > 2, where log w itself is integrated: weights left small stay where they are."""
-
-    def drift(_: float, flat: Array) -> Array:
-        u = flat.reshape(start.shape)
-        g = X.T @ (X @ model.coef(u) - y) / len(y)
-        shrink = 2 * (1 - 1 / model.depth) * kappa * np.exp((model.depth - 2) * u)
-        return np.asarray(-model.speed(u) * (model.signs * g + shrink)).ravel()
-
-    def coef(_: Array, flat: Array) -> Array:
-        return model.coef(flat.reshape(-1, *start.shape))
-
-    with np.errstate(over="ignore", invalid="ignore"):  # the check of what comes out tells
-        states, means = integrate(drift, None, start.ravel(), times, coef, rtol, rtol / 10)
-    u = states.reshape(-1, *start.shape)
-    return model.coef(u), 2 * u, means
 
 
 def gradient_flow(
@@ -276,7 +257,7 @@ class _Run:
             end = min(stop, (self.step // CHUNK + 1) * CHUNK)
             draws = (self.noise.unit(self.seed, r, self.step, end, len(self.y)) for r in range(len(self.state)))
             eps = np.stack(list(draws), axis=1).astype(float)  # (steps, R, n)
-            levels = self.noise.std * np.broadcast_to(self.noise.factor(np.arange(self.step, end)), end - self.step)
+            levels = self.noise.std * factors(self.noise.factor, self.step, end, "noise.schedule")
             with np.errstate(over="ignore", invalid="ignore"):  # the check below tells
                 for k in range(end - self.step):
                     self._step(eps[k], float(levels[k]), self.step + k >= burn_in)

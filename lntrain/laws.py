@@ -225,8 +225,13 @@ def loss_identity(mean_loss: Any, lasso: LassoSolution) -> Estimate:
     Args:
         mean_loss: (R,) or (B,), independent means, of `Flow.mean_loss` or of a snapshot's `loss` at loss_scale 0.5.
 
+    Raises:
+        ValueError: an objective of 0 (labels of 0), which the loss has no ratio to.
+
     Source: theory.md section 5: sum_j E beta_j (g_j - lambda_j) = 0 with E g_j = -lambda_j on the support.
     """
+    if not lasso.objective > 0:
+        raise ValueError(f"lasso: its objective is {lasso.objective}: labels of 0 have no loss to compare with")
     return batch_means(torch.as_tensor(mean_loss, dtype=torch.float64).flatten() / lasso.objective)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lntrain import stream as streams
-from lntrain.schedule import Schedule
+from lntrain.schedule import Schedule, factor_at
 
 Std = float | tuple[float, ...]
 Law = Callable[..., NDArray[Any]]  # (seed, stream, start, stop, width, draw) -> (stop - start, width)
@@ -73,7 +73,7 @@ def _add(noise: Any, targets: Tensor, at: Draw, *, std: Any = None) -> Tensor:
         return targets
     if noise.schedule is None and std == noise.std and isinstance(std, float):  # a scale that stays is drawn ahead too
         return targets + draws(noise.unit, at, targets.shape, targets, scale=std)
-    eps, factor = draws(noise.unit, at, targets.shape, targets), float(noise.factor(at.step))
+    eps, factor = draws(noise.unit, at, targets.shape, targets), factor_at(noise.factor, at.step, "noise.schedule")
     if isinstance(std, float):
         return targets + eps * (std * factor)
     if len(std) != len(at.keys):

@@ -11,9 +11,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import TransformType, get_interpreter_stack
 
-from lntrain.controls import MinibatchNoise, ParameterNoise, outside_graphs, shake, skipped
+from lntrain.controls import MinibatchNoise, ParameterNoise, outside_graphs, shake
+from lntrain.counting import again, count_step, follow, hook, moved_uncounted, note_dropped, refuse_vmap
 from lntrain.noise import Draw, Noise, NoNoise, as_noise, check_std
 
 Criterion = Callable[..., Tensor]
@@ -26,28 +26,6 @@ def _rank(noise: Noise, rank: int | None) -> int:
     if rank is None and not noise.shared and _DISTRIBUTED and torch.distributed.is_initialized():
         return int(torch.distributed.get_rank())
     return rank or 0
-
-
-def _refuse_vmap() -> None:
-    levels = get_interpreter_stack()
-    if levels and any(level.key() == TransformType.Vmap for level in levels):
-        raise ValueError("noise drawn inside vmap would be the same for all: perturb(targets, replicas=True) before it")
-
-
-def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """The draw counter moves only if labels were perturbed since the last step (a hook: torch wraps `step` per class)."""
-    if skipped(optimizer):
-        return
-    for group in optimizer.param_groups:
-        if group.get("noise_draw"):
-            group["noise_step"] += 1
-            group["noise_draw"] = 0
-
-
-def _hook(optimizer: torch.optim.Optimizer, hook: Callable[..., None]) -> None:
-    """`hook` after each step, once; no copy or pickle of an optimiser keeps its hooks."""
-    if hook not in optimizer._optimizer_step_post_hooks.values():
-        optimizer.register_step_post_hook(hook)
 
 
 def _unguarded(method: Callable[..., Any]) -> Any:
@@ -137,8 +115,8 @@ class LabelNoiseSGD(torch.optim.SGD):
     def _complete(self) -> None:
         """The noise keys a plain SGD's state lacks, and the hooks."""
         if isinstance(self.noise, ParameterNoise):
-            _hook(self, shake)
-        _hook(self, count_step)
+            hook(self, shake)
+        hook(self, count_step)
         for group in self.param_groups:
             for key, value in self._noise_defaults.items():
                 group.setdefault(key, value)
@@ -166,9 +144,15 @@ class LabelNoiseSGD(torch.optim.SGD):
             raise ValueError(f"seed holds {len(seed)} values: the model has {count} replica(s)")
         return tuple((s, rank) for s in seed)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's; a step that GradScaler dropped is noticed here."""
+        note_dropped(self, self.noise)
+        super().zero_grad(set_to_none)
+
     def next_draw(self, replicas: int | None = None) -> tuple[Draw, Any]:
         """Which numbers the next noise is made of, and its std; each call within a step is a fresh draw."""
-        _refuse_vmap()
+        refuse_vmap()
+        again(self, self.noise)
         group, self.replicas = self.param_groups[0], replicas
         at = Draw(self.keys(replicas), group["noise_step"], group["noise_draw"])
         for each in self.param_groups:
@@ -224,6 +208,7 @@ class NoisyTargets(nn.Module):
     """
 
     calls: Tensor
+    _moves = (0, 0)
 
     def __init__(
         self,
@@ -249,7 +234,7 @@ class NoisyTargets(nn.Module):
 
     def _complete(self) -> None:
         if self.optimizer is not None:
-            _hook(self.optimizer, count_step)
+            follow(self.optimizer, self.noise)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}
@@ -271,15 +256,22 @@ class NoisyTargets(nn.Module):
         """As LabelNoiseSGD.next_draw; a std of None is the noise's own."""
         if isinstance(self.optimizer, LabelNoiseSGD):
             return self.optimizer.next_draw()
-        _refuse_vmap()
+        refuse_vmap()
         keys = ((self.seed, _rank(self.noise, self.rank)),)
         if self.optimizer is None:
             self.calls += 1
             return Draw(keys, int(self.calls) - 1), None
+        again(self.optimizer, self.noise)
         group = self.optimizer.param_groups[0]
         at = Draw(keys, group.setdefault("noise_step", 0), group.setdefault("noise_draw", 0))
+        self._moves = moved_uncounted(group, self._moves)
         group["noise_draw"] += 1
         return at, None
+
+    def count(self) -> None:
+        """One step of an optimiser whose own `step` is never called, such as a SAM that holds no other optimiser."""
+        if self.optimizer is not None:
+            count_step(self.optimizer)
 
     def forward(self, input: Any, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if torch.compiler.is_compiling():

@@ -127,6 +127,8 @@ def entropy_interpolator(X: Any, y: Any, init: Any, *, parametrisation: str = "d
     """
     X, y = _checked(X, y)
     square = _positive(init, X.shape[1], "init") ** 2
+    if not (square.min() >= 1e-300 and square.max() <= 1e300):
+        raise ValueError(f"init={init}: its square leaves the numbers; below 1e-150 take basis_pursuit, the limit")
     if parametrisation not in ("difference", "hadamard", "square"):
         raise ValueError(f"parametrisation={parametrisation!r} is unknown: choose difference, hadamard or square")
 
@@ -136,11 +138,11 @@ def entropy_interpolator(X: Any, y: Any, init: Any, *, parametrisation: str = "d
 
         def exponential(z: Array, grown: Array = grown) -> tuple[float, Array, Array]:
             beta = grown * np.exp(z)
-            return float((beta - grown).sum()), beta, beta
+            return float((grown * np.expm1(z)).sum()), beta, beta  # expm1, sinh: where z is small, no digit is lost
 
         def hyperbolic(z: Array, grown: Array = grown) -> tuple[float, Array, Array]:
             curve = 2 * grown * np.cosh(z)
-            return float((curve - 2 * grown).sum()), 2 * grown * np.sinh(z), curve
+            return float((4 * grown * np.sinh(z / 2) ** 2).sum()), 2 * grown * np.sinh(z), curve
 
         found = dual_newton(X, y, exponential if parametrisation == "square" else hyperbolic, 0.0, theta)
         theta = found.dual

@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Schedule(Protocol):
     """A factor at a step, or at each step of an integer array."""
 
     def __call__(self, step: Any) -> Any: ...
+
+
+def factors(schedule: Any, start: int, stop: int, name: str, *, block: int = 1) -> NDArray[np.float64]:
+    """The factors at steps start..stop-1, checked; step by step where the schedule takes no arrays.
+
+    Args:
+        schedule: step -> factor. start, stop: the steps. name: what an error calls it.
+        block: an array is asked for in whole blocks of so many: vectorised functions round by position.
+
+    Raises:
+        ValueError: a factor negative or not finite.
+
+    >>> factors(lambda k: 0.5 if k > 1 else 1.0, 0, 4, "lr_schedule").tolist()
+    [1.0, 1.0, 0.5, 0.5]
+    """
+    steps = np.arange(start // block * block, -(-stop // block) * block)
+    try:
+        values = np.asarray(schedule(steps), np.float64)[start - steps[0] :][: stop - start]
+    except Exception:  # whatever an array makes of a function of a number; what is wrong in itself fails again below
+        values = np.empty(0)
+    if values.shape != (stop - start,):
+        values = np.array([float(schedule(step)) for step in range(start, stop)])
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if len(bad):
+        _refuse(name, float(values[bad[0]]), start + int(bad[0]))
+    return values
+
+
+def factor_at(schedule: Any, step: int, name: str) -> float:
+    """One of `factors`."""
+    value = float(schedule(step))
+    if not 0 <= value < math.inf:
+        _refuse(name, value, step)
+    return value
+
+
+def _refuse(name: str, value: float, step: int) -> None:
+    raise ValueError(f"{name} gives {value} at step {step}: a factor must be finite and not negative")
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,35 @@ def test_grad_scaler_skips_a_step_and_its_counter(gaussian, fused, dtype, equal)
     assert equal(ours.parameters(), theirs.parameters())
 
 
+@pytest.mark.parametrize("order", ["clear first", "clear late", "clear after"])
+@pytest.mark.parametrize("foreign", [False, True], ids=["LabelNoiseSGD", "SGD"])
+@pytest.mark.parametrize("fused", [False, True], ids=["for-loop", "fused"])
+def test_pairs_stay_pairs_where_grad_scaler_skips_a_step(gaussian, fused, foreign, order):
+    """A step that is dropped, the first of a pair or the second, is made again on its noise."""
+    net, noise, applied = gaussian.net(), Antithetic(GaussianNoise(1.0)), []
+    optimizer = (torch.optim.SGD(net.parameters(), lr=0.05, fused=fused) if foreign
+                 else gaussian.optimizer(net, noise=noise, fused=fused))  # fmt: skip
+    criterion = NoisyTargets(lambda x, y: applied.append((y - gaussian.y).clone()) or gaussian.loss(x, y), noise,
+                             optimizer=optimizer)  # fmt: skip
+    scaler, kept = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=30), []
+    for attempt in range(12):
+        if order == "clear first":
+            optimizer.zero_grad()
+        loss = criterion(net(gaussian.X), gaussian.y)
+        if order == "clear late":
+            optimizer.zero_grad()
+        scaler.scale(loss * float("inf") if attempt in (2, 5, 6, 9) else loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        kept += [] if attempt in (2, 5, 6, 9) else [applied[-1]]
+        if order == "clear after":
+            optimizer.zero_grad()
+    assert optimizer.param_groups[0]["noise_step"] == len(kept) == 8
+    for first, second in zip(kept[0::2], kept[1::2], strict=True):
+        torch.testing.assert_close(second, -first, rtol=0, atol=1e-6)  # what float32 labels round
+    assert len({tuple(eps.flatten().tolist()) for eps in kept}) == 8
+
+
 @pytest.mark.parametrize("fused", [False, True], ids=["for-loop", "fused"])
 def test_a_skipped_step_does_not_shake_the_parameters(gaussian, fused, equal):
     net = gaussian.net()

@@ -240,6 +240,10 @@ RUN = {"lr": 0.1, "noise": 1.0, "steps": 10}
     [
         (lambda: gradient_flow(X2, [1.0], [1.0]), "do not fit"),
         (lambda: gradient_flow(X2, Y2, [2.0, 1.0]), "times must be increasing"),
+        (lambda: gradient_flow(X2, Y2, []), "times must be increasing"),
+        (lambda: gradient_flow(X2, [1.0, math.nan], [1.0]), "X and y must be finite"),
+        (lambda: label_noise_flow([[math.inf, 0.0], [0.0, 1.0]], Y2, **RUN), "X and y must be finite"),
+        (lambda: gradient_flow(X2, Y2, [1.0], rtol=0.0), "rtol=0.0"),
         (lambda: gradient_flow(X2, Y2, [1.0], init=0.0), "init=0.0"),
         (lambda: gradient_flow(X2, Y2, [1.0], depth=1), "depth=1"),
         (lambda: gradient_flow(X2, Y2, [1.0], depth=3, parametrisation="hadamard"), "depth=3"),

@@ -265,6 +265,7 @@ def test_effective_init_is_the_init_and_label_noise_lowers_it():
         (lambda: gamma_law(EVEN.X, weighted_lasso(EVEN.X, EVEN.y, 0.1)), "not proportional"),
         (lambda: gamma_test(torch.zeros(4, 1, 1), GammaLaw(torch.ones(1), torch.ones(1))), "too few"),
         (lambda: gamma_test(torch.zeros(4, 1, 1), GammaLaw(torch.zeros(1), torch.ones(1))), "support is empty"),
+        (lambda: loss_identity(torch.ones(8), weighted_lasso(EVEN.X, 0 * EVEN.y, 0.1)), "its objective is 0"),
         (lambda: lambda_hat(EVEN.X, EVEN.y, torch.ones(3, 60), LASSO, mean_noise=torch.ones(2, 40)), "2 blocks"),
     ],
 )  # fmt: skip

@@ -13,12 +13,13 @@ import lntrain
 
 ROOT = Path(lntrain.__file__).parent
 LAYERS = [
-    {"stream", "schedule", "config", "homotopy", "tabular"},
+    {"stream", "schedule", "config", "homotopy", "dual_flow", "tabular"},
     {"problem", "model", "noise", "curvature", "networks", "replicas", "delimited", "certificate", "lasso_solvers"},
     {"readers", "quadratic", "images", "controls"},
+    {"counting"},
     {"optim", "penalty"},
     {"engine"},
-    {"lasso", "train", "sharpness", "corrections", "regime", "dual_flow", "dual"},
+    {"lasso", "train", "sharpness", "corrections", "regime", "dual"},
     {"flow", "dynamics", "descend", "references", "gamma", "support"},
     {"expectation"},
     {"choose"},

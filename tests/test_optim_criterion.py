@@ -198,3 +198,59 @@ def test_parameter_noise_of_a_replica_is_that_of_the_run_alone(problem):
         for _ in train(one, alone, problem, **options):
             pass
         torch.testing.assert_close(many.coef[r], one.coef, rtol=0, atol=1e-12)
+
+
+class SAM(torch.optim.Optimizer):
+    """Two steps an iteration, neither of which is `step`: through an optimiser that it holds, or by hand."""
+
+    def __init__(self, params, holds):
+        super().__init__(params, {"lr": 0.1})
+        self.base = torch.optim.SGD(self.param_groups) if holds else None
+
+    @torch.no_grad()
+    def first_step(self):
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["old"] = p.clone()
+            p.add_(0.05 * p.grad / p.grad.norm())
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self):
+        for p in self.param_groups[0]["params"]:
+            p.copy_(self.state[p]["old"])
+            if self.base is None:
+                p.sub_(0.1 * p.grad)
+        if self.base is not None:
+            self.base.step()
+        self.zero_grad()
+
+
+def _sam(holds, noise, after=lambda criterion: None):
+    net, seen = torch.nn.Linear(3, 1), []
+    sam = SAM(net.parameters(), holds)
+    criterion = NoisyTargets(lambda x, y: seen.append(y.clone()) or torch.nn.functional.mse_loss(x, y), noise,
+                             optimizer=sam)  # fmt: skip
+    for _ in range(4):
+        for move in (sam.first_step, sam.second_step):
+            criterion(net(torch.ones(5, 3)), torch.zeros(5, 1)).backward()
+            move()
+        after(criterion)
+    return sam, seen
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_two_steps_of_sam_are_draws_0_and_1_of_one_step(holds):
+    """Counted through the optimiser that it holds, or by criterion.count(); pairs cancel draw by draw."""
+    after = (lambda criterion: None) if holds else (lambda criterion: criterion.count())
+    sam, seen = _sam(holds, Antithetic(GaussianNoise(1.0)), after)
+    assert sam.param_groups[0]["noise_step"] == 4
+    for k in (0, 1, 4, 5):
+        assert torch.equal(seen[k + 2], -seen[k])
+    assert not torch.equal(seen[0].abs(), seen[1].abs())
+
+
+def test_an_optimiser_whose_steps_cannot_be_seen_is_one_warning_with_its_remedy():
+    with pytest.warns(UserWarning, match=r"call criterion.count\(\) after each step") as found:
+        sam, _ = _sam(False, GaussianNoise(1.0))
+    assert len(found) == 1
+    assert sam.param_groups[0]["noise_step"] == 0

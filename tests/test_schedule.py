@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lntrain import Antithetic, DiagonalLinear, GaussianNoise, LabelNoiseSGD, sparse_regression, train
 from lntrain.schedule import Cosine, OffAt, PowerDecay, StepDecay
 
 KNOWN = [
@@ -53,3 +54,41 @@ def test_milestones_may_be_a_list_and_the_schedule_stays_hashable():
 def test_bad_arguments_are_named(build, says):
     with pytest.raises(ValueError, match=says):
         build()
+
+
+TABLE = [1.0] * 30 + [0.25] * 71  # the last for the last snapshot
+OF_NUMBERS = [
+    lambda k: 0.5 if k > 10 else 1.0,
+    lambda k: float(1.0 / (1 + k)),
+    lambda k: max(0.1, 1 - k / 50),
+    lambda k: TABLE[k],  # which knows no step beyond the run
+    lambda k: 0.5,
+    lambda k: 1.0 - k / 100,  # negative beyond the run
+]
+
+
+def _run(engine, lr_schedule=None, noise_schedule=None, pairs=False):
+    problem = sparse_regression(10, 12, 2, seed=0)
+    model, noise = DiagonalLinear(12, init=0.3), GaussianNoise(1.0, noise_schedule)
+    optimizer = LabelNoiseSGD(model.parameters(), lr=0.01, noise=Antithetic(noise) if pairs else noise, seed=1)
+    *_, last = train(model, optimizer, problem, 100, engine=engine, lr_schedule=lr_schedule)
+    return last
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("schedule", OF_NUMBERS)
+def test_a_schedule_of_numbers_is_the_same_on_both_engines(schedule, pairs):
+    for schedules in ((schedule, None), (None, schedule)):
+        slow, fast = (_run(engine, *schedules, pairs) for engine in ("torch", "fused"))
+        np.testing.assert_allclose(fast.coef, slow.coef, rtol=1e-9, atol=1e-12)
+        assert fast.lr == slow.lr
+
+
+@pytest.mark.parametrize("engine", ["torch", "fused"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5])
+def test_a_factor_that_is_none_is_refused_by_name(engine, value):
+    for one_by_one in (lambda k: value if k == 40 else 1.0, lambda k: np.where(np.asarray(k) == 40, value, 1.0)):
+        with pytest.raises(ValueError, match=f"lr_schedule gives {value} at step 40"):
+            _run(engine, one_by_one)
+        with pytest.raises(ValueError, match=rf"noise.schedule gives {value} at step 40"):
+            _run(engine, None, one_by_one)

@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lntrain.counting import count_step
 from lntrain.engine import kernels, lanes, panels, singles, sparse, steps, wide
 from lntrain.engine.simd import VECTOR_BYTES, aligned
 from lntrain.engine.state import BLOCK, Run
 from lntrain.model import DiagonalLinear
 from lntrain.noise import Antithetic, GaussianNoise, NoNoise, RademacherNoise
-from lntrain.optim import LabelNoiseSGD, count_step, noise_std
+from lntrain.optim import LabelNoiseSGD, noise_std
+from lntrain.schedule import factors
 from lntrain.stream import SAMPLINGS, stream_key
 
 # w^L at which decaying weights stop: far below what results read; an ulp of it is no denormal, which is slow
@@ -94,15 +96,15 @@ def _segment(run: Run, X: Any, stop: int) -> None:
     states, first = _load(run, _vectors(run))
     dtype = states[0].weights.dtype
     lr = group["lr"] if run.lr_schedule is None else run.base_lr[0]
-    rates = (float(lr) * step_factors(run.lr_schedule, run.step, count)).astype(dtype)
+    rates = (float(lr) * step_factors(run.lr_schedule, run.step, count, "lr_schedule")).astype(dtype)
     noise: Any = run.noise
-    factors = step_factors(None if noise.schedule is None else noise.factor, run.noise_step, count)
+    levels = step_factors(None if noise.schedule is None else noise.factor, run.noise_step, count, "noise.schedule")
     stds, ratios = (np.broadcast_to(v, len(states)) for v in (noise_std(run.optimizer), group.get("lr_ratio", 1.0)))
     y = _padded(run.y.detach().numpy())
 
     rules, pairs = [_rule(run, float(ratio)) for ratio in ratios], run.keys()
     keys = [np.uint64(stream_key(*pair)) for pair in pairs]
-    std = [(s * factors).astype(dtype) for s in stds]
+    std = [(s * levels).astype(dtype) for s in stds]
     rows = len(run.y) if run.sampling in ("full", "haochen") else run.batch_size
     where = (run.step, run.noise_step, count, rates)
     if not isinstance(X, tuple) and rows * run.X.shape[1] * dtype.itemsize >= wide.WIDE_BYTES:
@@ -182,16 +184,9 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
     )
 
 
-def step_factors(schedule: Any, start: int, count: int) -> NDArray[np.float64]:
-    """The schedule at steps start..start+count-1, in whole blocks: vectorised functions round by position.
-
-    Without one, ones for a block, which all of them share.
-    """
-    if schedule is None:
-        return np.ones(BLOCK)
-    first, last = start // BLOCK * BLOCK, -(-(start + count) // BLOCK) * BLOCK
-    values = np.broadcast_to(np.asarray(schedule(np.arange(first, last)), np.float64), last - first)
-    return values[start - first :][:count]
+def step_factors(schedule: Any, start: int, count: int, name: str) -> NDArray[np.float64]:
+    """The schedule at steps start..start+count-1; without one, ones for a block, which all of them share."""
+    return np.ones(BLOCK) if schedule is None else factors(schedule, start, start + count, name, block=BLOCK)
 
 
 def _plain(run: Run) -> bool:

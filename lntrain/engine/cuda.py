@@ -84,7 +84,7 @@ class DeviceSteps:
         run, noise = self.run, self.run.noise
         schedule: Any = None if noise.schedule is None else noise.factor  # type: ignore[union-attr]
         stds = np.broadcast_to(noise_std(run.optimizer), self.std.shape[1])
-        levels = cpu.step_factors(schedule, run.noise_step, count)[:count, None] * stds
+        levels = cpu.step_factors(schedule, run.noise_step, count, "noise.schedule")[:count, None] * stds
         self.std[:count].copy_(torch.from_numpy(levels)[..., None])
         if stds.any():
             steps, keys = (run.noise_step, run.noise_step + count), run.keys()
@@ -94,7 +94,8 @@ class DeviceSteps:
         if rows is not None:
             self.rows[:count].copy_(torch.from_numpy(rows).transpose(0, 1))
         lr = self.group["lr"] if run.lr_schedule is None else run.base_lr[0]
-        self.lr[:count].copy_(torch.from_numpy(float(lr) * cpu.step_factors(run.lr_schedule, run.step, count)[:count]))
+        rates = float(lr) * cpu.step_factors(run.lr_schedule, run.step, count, "lr_schedule")[:count]
+        self.lr[:count].copy_(torch.from_numpy(rates))
         self.take.fill_(1 - self.group["dampening"])
         if self.fresh:  # torch's first buffer is the gradient itself
             self.take[0], self.fresh = 1.0, False

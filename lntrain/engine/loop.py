@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lntrain.engine.state import BLOCK, Run
 from lntrain.optim import LabelNoiseSGD
+from lntrain.schedule import factor_at
 
 
 def advance(run: Run, stop: int) -> None:
@@ -25,7 +26,7 @@ def advance(run: Run, stop: int) -> None:
 def _step(run: Run, X: Tensor, rows: Tensor | None) -> None:
     """One step: `rows` (R or 1, b), or None for the whole batch."""
     if run.lr_schedule is not None:
-        run.set_lr(float(run.lr_schedule(run.step)))
+        run.set_lr(factor_at(run.lr_schedule, run.step, "lr_schedule"))
     coef = run.coef
     if coef is not None:
         run.sums["coef_block"].add_(coef)
