@@ -194,5 +194,7 @@ def expect(
     half, full = way(target, dynamics, penalty, times).mean_coef
     mean = 2 * full - half if tail else full
     covariance = spread(target, dynamics, lr=lr, std=std, steps=steps, tail=tail)
-    error = MODEL_ERROR if dynamics.antithetic else IID_MODEL_ERROR
+    bias = dynamics.bias(target.problem, target.lasso, lr)[target.lasso.support]
+    second = float(bias.mean()) if len(bias) else 0.0  # what the second order in lr may be, relative to the first
+    error = math.hypot(MODEL_ERROR if dynamics.antithetic else IID_MODEL_ERROR, second)
     return expectation(target, mean, covariance, error, replicas)
