@@ -55,8 +55,10 @@ class Choice:
     tenfold: tuple[float, float]
 
 
-def label_share(target: Target, dynamics: Dynamics, lr: float) -> float:
+def label_share(target: Target, dynamics: Dynamics, lr: float) -> float | None:
     """Which part of the wished penalty the label noise must give, so that with all else it is the wished one.
+
+    None where the draw of rows alone gives nearly all of it, or more.
 
     Else is what sampling adds and the finite step's bias, averaged over the support by lambda_j |beta_j|.
     """
@@ -67,7 +69,8 @@ def label_share(target: Target, dynamics: Dynamics, lr: float) -> float:
     without = dynamics.actual_penalty(target.problem, lasso, lr, 0.0)[on]
     weight = lasso.coef[on].abs()
     gain, wished = float(weight @ (with_noise - without)), float(weight @ lasso.penalty[on])
-    return (wished - float(weight @ without)) / gain
+    left = wished - float(weight @ without)
+    return left / gain if left > 0.1 * wished else None
 
 
 def wished_std(target: Target, dynamics: Dynamics, lr: float, share: float = 1.0) -> float:
@@ -80,7 +83,7 @@ def wished_std(target: Target, dynamics: Dynamics, lr: float, share: float = 1.0
 def std_of(target: Target, dynamics: Dynamics, lr: float, corrected: bool) -> float | None:
     """The std at this step size; None where the draw of rows alone penalises more than is wished."""
     share = label_share(target, dynamics, lr) if corrected else 1.0
-    return wished_std(target, dynamics, lr, share) if share > 0.1 else None
+    return None if share is None else wished_std(target, dynamics, lr, share)
 
 
 def stable_along(target: Target, dynamics: Dynamics, way: Way | None) -> float:

@@ -210,12 +210,12 @@ def _check(run: Run, problem: Problem, bound: Tensor) -> None:
 
 
 def _remedy(run: Run, problem: Problem, lr: float) -> str:
-    """A step that is stable at the least squares solution, where the weights last stood, and below the one that failed."""
+    """A step that is stable at the least squares solution, where the run was half way, and below the one that failed."""
     if not isinstance(run.model, DiagonalLinear) or run.model.depth != 2 or problem.X.layout != torch.strided:
         return "take a smaller lr"
     X, y = problem.X.double(), problem.y.double()
     coef = problem.coef if problem.coef is not None else torch.linalg.pinv(X) @ y
-    sizes = [coef, *(kept["log_weights"].exp().sum(-2).reshape(-1, problem.d).amax(0) for kept in run.history)]
+    sizes = [coef, *(kept["log_weights"].exp().sum(-2).reshape(-1, problem.d).amax(0) for kept in run.history[:1])]
     options: dict[str, Any] = {"parametrisation": run.model.parametrisation, "loss_scale": run.loss_scale}
     stable = min(
         stable_lr(X, size, batch_size=run.batch_size, **options) for size in sizes if bool(size.isfinite().all())

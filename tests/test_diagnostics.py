@@ -116,7 +116,7 @@ def test_an_undecided_coordinate_is_counted_and_not_claimed():
 @pytest.mark.parametrize(("undecided", "said"), [(0.0, "(F1 0.800)"), (3.0, "(F1 0.800, undecided 3)")])
 def test_the_table_says_how_many_are_undecided(undecided, said):
     row = evaluate(PROBLEM, _snapshot(), REFERENCE, PENALTY) | {"support_undecided": undecided, "support_f1": 0.8}
-    plan = {"bias": 0.0, "expected_distance": 0.01, "antithetic": False, "replicas": None}
+    plan = {"expected_distance": 0.01, "average": "all", "antithetic": False, "replicas": None}
     (line,) = [line for line in result_text(row | plan, REFERENCE).splitlines() if line.startswith("support")]
     assert line.endswith(said)
     assert TAGS["support_undecided"] == "support/undecided"

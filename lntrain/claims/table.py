@@ -43,7 +43,7 @@ ROWS = {
     "raw-rate": Row("section 4", "n=20, d=40, k=3, no near tie, 16 groups of 4 seeds (32 full)", rates.raw_rate, f"{HERE}.rates:RATES[raw]"),
     "compensated-rate": Row("section 4", "n=20, d=40, k=3, no near tie, init .001, 16 seeds", rates.compensated_rate, f"{HERE}.rates:RATES[compensated]"),
     "steps-needed": Row("section 5", "n=20, d=40, k=3, no near tie, lr .01, 64 seeds, means of K steps", rates.steps_needed, "lntrain.corrections:plan_steps"),
-    "finite-step": Row("section 4", "1-D, beta=2, lambda=1, lr .0025, 16 seeds (32 full)", rates.finite_step, "lntrain.plan:finite_step_bias"),
+    "finite-step": Row("section 4", "1-D, beta=2, lambda=1, lr .0025, 16 seeds (32 full)", rates.finite_step, "lntrain.dynamics:finite_step_bias"),
     "finite-step-order": Row("section 4", "n=20, d=40, k=3, lambda .05, lr .02 to .005, 16 seeds", rates.finite_step_order, f"{HERE}.rates:RATES[finite step]"),
     "antithetic-order": Row("section 4", CLEAR + ", lr .02 to .005, 20 seeds", rates.antithetic_order, f"{HERE}.rates:RATES[antithetic]"),
     "averaged-weights": Row("section 4", "n=40, d=60, k=4, beta = w^2, 8 seeds", section4.averaged_weights, f"{HERE}.section4:weight_bias"),
