@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 # metric -> tag; the groups are TensorBoard's sections
 TAGS = {
     "distance_mean": "distance/mean",
+    "distance_tail": "distance/tail",
     "distance_last": "distance/last",
     "distance_compensated": "distance/compensated",
     "distance_truth_mean": "distance/truth_mean",
     "distance_truth_last": "distance/truth_last",
+    "fit_mean": "fit/mean",
+    "fit_tail": "fit/tail",
     "suboptimality_mean": "lasso/suboptimality",
+    "suboptimality_tail": "lasso/suboptimality_tail",
     "kkt_residual": "lasso/kkt_residual",
     "lambda_ratio": "lasso/lambda_ratio",
     "support_f1": "support/f1",
@@ -41,8 +45,9 @@ LAYOUT = {
     "Label noise meets its Lasso": {
         "log10 distance to the Lasso": [
             "Multiline",
-            ["^log10/distance_mean$", "^log10/distance_compensated$", "^log10/distance_last$"],
+            ["^log10/distance_mean$", "^log10/distance_tail$", "^log10/distance_compensated$", "^log10/distance_last$"],
         ],
+        "log10 distance of the fit": ["Multiline", ["^log10/fit_mean$", "^log10/fit_tail$"]],
         "penalty reached / predicted": ["Multiline", ["^lasso/lambda_ratio$", "^reference/one$"]],
         "l1 norm": ["Multiline", ["^l1/mean$", "^l1/last$", "^reference/l1$"]],
         "support size": ["Multiline", ["^support/size$", "^support/undecided$", "^reference/support$"]],
@@ -51,7 +56,10 @@ LAYOUT = {
     }
 }
 # TensorBoard's axes are linear and these fall by decades
-LOG10 = ("distance_mean", "distance_last", "distance_compensated", "kkt_residual", "suboptimality_mean")
+LOG10 = (
+    "distance_mean", "distance_tail", "distance_last", "distance_compensated", "fit_mean", "fit_tail", "kkt_residual",
+    "suboptimality_mean", "suboptimality_tail",
+)  # fmt: skip
 HPARAM_METRICS = (
     "distance_mean",
     "distance_last",

@@ -25,7 +25,7 @@ LOOSE = 0.03  # a distance of the coefficients from which on a table may be call
 FARTHER = 4.0  # so many times larger a step must become by leaving columns out
 PAIRS_PAY = 10.0  # iid noise must take so many times more work for antithetic pairs to be chosen
 BATCHES_PAY = 2.0  # and whole steps for batches to be
-NEARLY = 1.0  # of the logarithm of both distances: as good for a budget's end
+NEARLY = 0.3  # of the logarithm of both distances: as good for a budget's end
 LONGEST = 1e10  # steps of a plan that no budget bounds
 
 
@@ -204,7 +204,16 @@ def _choose(
     return min((each for each in found if each[0].score <= least + NEARLY), key=price)
 
 
+def _as_trained(target: Target, choice: Choice) -> Target:
+    """With the penalty that lr and std give, to the last digit: a resume knows these two alone."""
+    problem, own = target.problem, choice.dynamics
+    penalty = effective_penalty(problem.X, lr=choice.lr, std=choice.std, **own.penalty_options())
+    lasso = weighted_lasso(problem.X, problem.y, penalty, positive=own.parametrisation == "square")
+    return Target(problem, lasso, target.kept)
+
+
 def _plan(target: Target, choice: Choice, stable: float, limits: Limits, largest: float) -> Plan:
+    target = target if limits.corrected else _as_trained(target, choice)
     problem, lasso = target.problem, target.lasso
     expected = expect(
         target, choice.dynamics, lr=choice.lr, std=choice.std, steps=choice.steps, tail=limits.tail, replicas=limits.replicas

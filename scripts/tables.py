@@ -167,12 +167,14 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=300.0, help="seconds after which a run is stopped")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the tables and runs stay")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything, after each run")
-    parser.add_argument("--lasso", action="store_true", help="the Lasso alone on these tables: scripts/tables_lasso.py")
+    parser.add_argument(
+        "--lasso", action="store_true", help="the Lasso alone on random tables: scripts/tables_lasso.py"
+    )
+    parser.add_argument("--count", type=int, default=5000, help="random tables of --lasso")
     options = parser.parse_args()
     names = options.only or list(OWN if options.own else TABLES)
     if options.lasso:
-        importlib.import_module("tables_lasso").main(names)
-        return
+        sys.exit(importlib.import_module("tables_lasso").main(options.count, 0) > 0)
     noise = [f"noise={options.noise}"] if options.noise else []
     rows: list[dict[str, Any]] = []
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)

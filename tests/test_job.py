@@ -10,9 +10,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lntrain import cli, job, watch
+from lntrain import cli, job, run_figures, watch
 from lntrain.files import read_checkpoint, write_atomically, write_checkpoint, write_json
 
 SMALL = ["problem.n=12", "problem.d=8", "problem.k=2", "optimizer.lr=0.002", "penalty.alpha_ratio=0.2", "steps=3000"]
@@ -154,7 +155,7 @@ def _arrays(folder):
 def test_a_resume_after_a_stop_ends_where_the_whole_run_ends(options, engine, tmp_path, monkeypatch):
     """A stop is asked at the third, then at the ninth snapshot, through the signals' own list."""
     options = [*options, f"engine={engine}", "steps=1200"]
-    monkeypatch.setattr(job, "_figures", lambda *_: {})  # they take longer than the run
+    monkeypatch.setattr(run_figures, "draw", lambda *_: {})  # they take longer than the run
     job.run(_compose(*options), tmp_path / "whole")
     real = watch.watch
 
@@ -180,6 +181,48 @@ def test_a_resume_after_a_stop_ends_where_the_whole_run_ends(options, engine, tm
     assert _arrays(tmp_path / "cut") == _arrays(tmp_path / "whole")
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("cut", "whole")]
     assert [json.loads(line) for line in lines[0]] == [json.loads(line) for line in lines[1]]
+
+
+def test_what_auto_chose_is_resolved_once_and_a_resume_goes_on_with_it(tmp_path, monkeypatch):
+    """Real data: pairs, tail, a corrected std, lr, steps and init by `auto`; the checkpoint's configuration names them all."""
+    options = ["problem=diabetes", "budget=2e8", "figures=false", "checkpoint_every=0"]
+    whole = compose(config_name="config", overrides=options)
+    summary = job.run(whole, tmp_path / "whole")
+    assert (summary["antithetic"], summary["average"], summary["corrected"], summary["replicas"]) == (
+        True,
+        "tail",
+        True,
+        2,
+    )
+    assert summary["expected_low"] < summary["expected_distance"] < summary["expected_high"]
+    assert {"distance", "distance_sd", "distance_fit", "suboptimality", "ill_determined"} <= set(summary)
+
+    def stopping(snapshots, *, asked, **rest):
+        for k, snapshot in enumerate(watch.watch(snapshots, asked=asked, **rest)):
+            if k == 5:
+                asked.append(15)
+            yield snapshot
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "watch", stopping)
+        with pytest.raises(watch.Interruption):
+            job.run(whole, tmp_path / "cut")
+    resolved = OmegaConf.create(read_checkpoint(tmp_path / "cut")["config"])
+    assert "auto" not in {
+        OmegaConf.select(resolved, key) for key in ("noise.antithetic", "penalty.corrected", "average", "model.replicas",
+        "model.init", "batch_size", "optimizer.lr", "steps")
+    }  # fmt: skip
+    job.run(resolved, tmp_path / "cut", resume=True)
+    assert _arrays(tmp_path / "cut") == _arrays(tmp_path / "whole")
+
+
+def test_the_chosen_line_typed_again_is_the_same_run(tmp_path, capsys):
+    options = ["problem=diabetes", "budget=2e8", "figures=false"]
+    job.run(compose(config_name="config", overrides=options), tmp_path / "first")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("chosen")]
+    again = ["problem=diabetes", "figures=false", *line.split()[1:]]
+    job.run(compose(config_name="config", overrides=again), tmp_path / "second")
+    assert _arrays(tmp_path / "second") == _arrays(tmp_path / "first")
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):

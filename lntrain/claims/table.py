@@ -34,7 +34,7 @@ ROWS = {
     "sampling-noise": Row("section 3", "n=40, d=k=10, data noise 3 over label noise 1, b=4, 16 seeds", section3.sampling_noise, "lntrain.corrections:sampling_penalty"),
     "momentum": Row("section 3", SMALL + ", columns of size .5 to 2, lr extrapolated to 0, 8 seeds", section3.momentum, "lntrain.penalty:effective_lr"),
     "antithetic-momentum": Row("section 3", SMALL + ", columns of size .5 to 2, lr extrapolated to 0, 8 seeds", section3.antithetic_momentum, f"{HERE}.section3:antithetic_factor"),
-    "weight-decay": Row("section 3", SMALL + ", columns of size .5 to 2, 8 seeds", section3.weight_decay, "lntrain.penalty:_decay_penalty"),
+    "weight-decay": Row("section 3", SMALL + ", columns of size .5 to 2, 8 seeds", section3.weight_decay, "lntrain.penalty:decay_penalty"),
     "parametrisation": Row("sections 2, 3", SMALL + ", columns of size .5 to 2, 8 seeds", section3.parametrisations, "lntrain.penalty:step_factor"),
     "hadamard": Row("section 2", SMALL + ", columns of size .5 to 2, 4 seeds", section3.twin, f"{HERE}.section3:half_step"),
     "column-weights": Row("section 3", CLEAR + ", columns of size .5 to 2, 8 seeds", section3.weighted, "lntrain.penalty:mean_squares"),
