@@ -32,6 +32,7 @@ class Expectation:
 
     distance: of the coefficients; fit: ||X b - X b*|| / ||X b*||; excess: (F(b) - F*) / F*, without
     what changes of the support add under iid noise;
+    drift: the distance without what is left of the noise;
     low, high: between which the distance lies in nine of ten runs; lambda_ratio: the penalty that shows, over
     the predicted one, mean over the support (nan where the Lasso is zero).
     """
@@ -39,6 +40,7 @@ class Expectation:
     distance: float
     fit: float
     excess: float
+    drift: float
     low: float
     high: float
     lambda_ratio: float
@@ -178,6 +180,7 @@ def expectation(target: Target, mean: Tensor, covariance: Tensor, error: float, 
         distance=middle,
         fit=math.sqrt(fit**2 + n * fitted / target.fit_size**2),
         excess=excess + fitted / 2 / (target.lasso.objective or 1.0),
+        drift=distance,
         low=middle * math.exp(-NORMAL_90 * sd),
         high=middle * math.exp(NORMAL_90 * sd),
         lambda_ratio=float((-torch.sign(lasso.coef[on]) * slope / lasso.penalty[on]).mean()),

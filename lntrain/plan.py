@@ -219,7 +219,8 @@ def _plan(target: Target, choice: Choice, stable: float, limits: Limits, largest
         target, choice.dynamics, lr=choice.lr, std=choice.std, steps=choice.steps, tail=limits.tail, replicas=limits.replicas
     )  # fmt: skip
     alpha = float((lasso.penalty / mean_squares(problem.X).cpu()).mean())
-    loose = expected.distance if expected.distance > LOOSE and expected.fit < expected.distance / 2 else None
+    own = expected.distance if choice.dynamics.antithetic else expected.drift  # iid noise is no fault of the table
+    loose = expected.distance if own > LOOSE and expected.fit < expected.distance / 2 else None
     plan = Plan(
         choice.dynamics, choice.lr, choice.std, lasso.penalty, lasso, alpha, alpha / largest, stable, choice.steps,
         choice.needed, target.kept, expected, choice.tenfold, int((margins(target) < MARGIN).sum()),
