@@ -140,7 +140,7 @@ def _train(members: Sequence[Member], model: DiagonalLinear) -> None:
     cfg, schedule = first.plan.cfg, first.built.lr_schedule
     snapshots = train(
         model, optimizer_of(members, model), first.built.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
-        loss_constant=cfg.loss_scale, lr_schedule=schedule, engine=cfg.engine, snapshots=build.points(cfg.steps, cfg.points_per_octave),
+        loss_constant=cfg.loss_scale, lr_schedule=schedule, engine=cfg.engine, snapshots=_points(first),
     )  # fmt: skip
 
     def save(snapshot: Snapshot) -> None:
@@ -173,6 +173,12 @@ def _train(members: Sequence[Member], model: DiagonalLinear) -> None:
     seconds = (time.monotonic() - began) / len(members)
     for member in members:
         _finish(member, part_of(snapshot, member, schedule), seconds)
+
+
+def _points(member: Member) -> str | list[int]:
+    cfg, problem = member.plan.cfg, member.built.problem
+    pairs = 1 + member.built.plan.dynamics.antithetic
+    return build.points(cfg.steps, cfg.points_per_octave, size=problem.n * problem.d, period=pairs)
 
 
 def _record(members: Sequence[Member], snapshot: Snapshot, schedule: Schedule | None) -> None:

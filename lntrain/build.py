@@ -19,10 +19,12 @@ from lntrain.plan import Plan, make_plan
 from lntrain.problem import Problem
 from lntrain.report import plan_text
 from lntrain.schedule import Schedule
+from lntrain.train import POINTS_PER_OCTAVE
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 REPLICAS, REAL_REPLICAS = 8, 2  # networks of an automatic run: of the paper's problem, of real data
 INIT = 0.1  # of the weights
+LARGE, APART = 200_000, 1600  # numbers of X from which on metrics cost as much as some 80 steps, and steps between them
 FEWEST_ROWS = 256  # of a batch that "auto" may choose
 AUTOMATIC = ("noise.antithetic", "penalty.corrected", "average", "model.replicas", "model.init", "batch_size", "optimizer.lr", "steps")  # fmt: skip
 
@@ -72,6 +74,8 @@ def build(cfg: DictConfig) -> Job:
         model.parameters(), noise=noise, seed=cfg.seed
     )
     lr_schedule = instantiate(cfg.lr_schedule, _convert_="all") if cfg.lr_schedule else None
+    if problem.n * problem.d > LARGE:
+        plan.notes.append(f"metrics are {APART} steps or more apart: X is large, and they cost a twentieth at most")
     for name, schedule in (("noise.schedule", cfg.noise.schedule), ("lr_schedule", cfg.lr_schedule)):
         if schedule:
             plan.notes.append(f"{name} changes the penalty over time: the prediction is for its first step")
@@ -161,19 +165,26 @@ def number(cfg: DictConfig, key: str, whole: bool = False) -> Any:
     return int(value) if whole else float(value)
 
 
-def points(steps: int, per_octave: int | None) -> str | list[int]:
+def points(steps: int, per_octave: int | None, *, size: int = 0, period: int = 1) -> str | list[int]:
     """The steps to report, so many an octave, evenly in the logarithm; "log" is `train`'s own choice.
 
-    >>> points(100, 1)
-    [100, 50, 25, 12, 6, 3, 1]
+    Where X holds `size` > LARGE numbers they lie at least APART steps apart, so that metrics cost a twentieth of the
+    steps at most; and at whole pairs of antithetic noise (`period` 2).
+
+    >>> points(100, 1), points(4000, 1, size=10**6, period=2)
+    ([100, 50, 25, 12, 6, 3, 1], [4000, 2000])
     """
-    if per_octave is None:
+    if per_octave is None and size <= LARGE:
         return "log"
-    if per_octave < 1:
+    if per_octave is not None and per_octave < 1:
         raise ValueError(f"points_per_octave={per_octave} must be at least 1")
-    return list(
-        dict.fromkeys(int(steps * 2 ** (-k / per_octave)) for k in range(per_octave * (steps.bit_length() - 1) + 1))
-    )
+    many = per_octave or POINTS_PER_OCTAVE
+    chosen = (int(steps * 2 ** (-k / many)) // period * period for k in range(1, many * (steps.bit_length() - 1) + 1))
+    apart, kept = APART if size > LARGE else 1, [steps]
+    for step in chosen:
+        if step >= apart and kept[-1] - step >= apart:
+            kept.append(step)
+    return kept
 
 
 def dynamics_of(cfg: DictConfig) -> Dynamics:

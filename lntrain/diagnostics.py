@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from lntrain.certificate import products
 from lntrain.lasso import LassoSolution, as_float64, moved_lasso
 from lntrain.prediction import Prediction
 from lntrain.problem import Problem
@@ -111,7 +111,8 @@ def measure(
     averages = {"mean": mean, "tail": tail}
     if isinstance(reference, Prediction):
         if reference.exponent != 1:
-            return columns | _distances(problem, reference.reference.coef, last, averages)
+            fits = _fits(problem, {**averages, "": reference.reference.coef[None]})
+            return columns | _distances(reference.reference.coef, last, averages, fits)
         reference, penalty = _lasso_of(reference), reference.penalty if penalty is None else penalty
     lassos = [reference] * len(mean) if isinstance(reference, LassoSolution) else list(reference)
     fell = None
@@ -133,16 +134,19 @@ def _lasso_of(prediction: Prediction) -> LassoSolution:
     return prediction.reference
 
 
-def _distances(problem: Problem, beta: Tensor, last: Tensor, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each row's distances to coefficients (d,) or (R, d), and of the fits."""
+def _fits(problem: Problem, coefs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """X beta (R, n) for each name's coefficients (R, d)."""
     X = as_float64(problem.X)
+    return {name: torch.from_numpy(products(X, coef.numpy())) for name, coef in coefs.items()}
 
-    def fitted(coef: Tensor) -> Tensor:
-        return torch.from_numpy((X @ np.atleast_2d(coef.numpy()).T).T)
 
+def _distances(
+    beta: Tensor, last: Tensor, averages: Mapping[str, Tensor], fits: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Each row's distances to coefficients (d,) or (R, d), and of the fits to theirs, fits[""]."""
     figures = {"distance_last": distance(last, beta)}
     for name, average in averages.items():
-        figures |= {f"distance_{name}": distance(average, beta), f"fit_{name}": distance(fitted(average), fitted(beta))}
+        figures |= {f"distance_{name}": distance(average, beta), f"fit_{name}": distance(fits[name], fits[""])}
     return figures
 
 
@@ -171,19 +175,17 @@ def _against(
         ]
     lam, beta = torch.stack([lasso.penalty for lasso in lassos]), torch.stack([lasso.coef for lasso in lassos])
     compensated = moved_lasso(X, y, noise, lassos)
-
-    def fitted(coef: Tensor) -> Tensor:
-        return torch.from_numpy((X @ coef.numpy().T).T)
-
+    alike = beta[:1] if all(lasso is lassos[0] for lasso in lassos) else beta
+    fits = _fits(problem, {**averages, "": alike})
     best = torch.tensor([lasso.objective for lasso in lassos], dtype=torch.float64)
-    figures = _distances(problem, beta, last, averages) | {"distance_compensated": distance(judged, compensated)}
+    figures = _distances(beta, last, averages, fits) | {"distance_compensated": distance(judged, compensated)}
     for name, average in averages.items():
-        objective = (y - fitted(average)).square().sum(-1) / (2 * len(y)) + (lam * average.abs()).sum(-1)
+        objective = (y - fits[name]).square().sum(-1) / (2 * len(y)) + (lam * average.abs()).sum(-1)
         figures[f"suboptimality_{name}"] = torch.where(
             best != 0, (objective - best) / torch.where(best != 0, best, 1.0), 0.0
         )
-    residual = fitted(judged) - y
-    gradient = torch.from_numpy((X.T @ (residual - noise).numpy().T).T) / len(y)
+    residual = next(fits[name] for name, average in averages.items() if average is judged) - y
+    gradient = torch.from_numpy(products(X.T, (residual - noise).numpy())) / len(y)
     power = noise.square().mean(-1, keepdim=True) + sampled * len(y) * residual.square().mean(-1, keepdim=True)
     on, found = beta != 0, _support(X, lassos, judged, gradient, power, fell)
     return {

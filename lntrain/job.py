@@ -138,7 +138,7 @@ def _train(
     snapshots = train(
         job.model, job.optimizer, job.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
         loss_constant=cfg.loss_scale, lr_schedule=job.lr_schedule, engine=cfg.engine, state=state,
-        snapshots=points(cfg.steps, cfg.points_per_octave),
+        snapshots=points(cfg.steps, cfg.points_per_octave, size=job.problem.n * job.problem.d, period=1 + job.plan.dynamics.antithetic),
     )  # fmt: skip
 
     text = OmegaConf.to_yaml(cfg)
