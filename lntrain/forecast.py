@@ -12,7 +12,7 @@ from lntrain.build import Job
 from lntrain.optim import LabelNoiseSGD
 from lntrain.train import DivergenceError, train
 
-BURST, SECONDS = 1024, 0.4  # steps of the first trial, and the time from which on one counts
+BURST, SECONDS = 1024, 0.15  # steps of the first trial, and the time from which on one counts
 
 
 def time_text(cfg: DictConfig, job: Job, steps: int) -> str:
