@@ -205,5 +205,5 @@ def _finish(member: Member, snapshot: Snapshot, seconds: float) -> None:
     with (member.folder / "output.txt").open("a") as out:
         plan, problem = member.built.plan, member.built.problem
         out.write(
-            f"\n{result_text(summary, plan.reference)}{units_text(problem, plan.reference, snapshot.mean_coef)}\n"
+            f"\n{result_text(summary, plan.reference)}{units_text(problem, plan.reference, job.judged(plan, snapshot))}\n"
         )

@@ -66,9 +66,7 @@ def build(cfg: DictConfig) -> Job:
     _write(cfg, plan)
     dtype, device = DTYPES[cfg.model.dtype], device_of(cfg)
     model = instantiate(cfg.model, _partial_=True, _convert_="all")(in_features=problem.d, dtype=dtype).to(device)
-    with torch.no_grad():
-        for weight in model.weights:
-            weight[..., ~plan.kept.to(device)] = 0  # for ever
+    leave_out(model, plan.kept)
     noise = noise_of(cfg, plan.std)
     optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
         model.parameters(), noise=noise, seed=cfg.seed
@@ -81,6 +79,13 @@ def build(cfg: DictConfig) -> Job:
             plan.notes.append(f"{name} changes the penalty over time: the prediction is for its first step")
     text = plan_text(problem, model, plan, _wishes(asked, cfg, noise))
     return Job(problem.to(device, dtype), model, optimizer, plan, lr_schedule, text, cfg.seed)
+
+
+def leave_out(model: DiagonalLinear, kept: torch.Tensor) -> None:
+    """The other columns start at 0, where their weights stay for ever; kept: (d,), or (R, d) with replicas."""
+    with torch.no_grad():
+        for weight in model.weights:
+            weight[..., ~kept.to(weight.device)] = 0
 
 
 def settle(cfg: DictConfig, problem: Problem) -> None:

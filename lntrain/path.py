@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from lntrain import path_plot, plots
-from lntrain.build import DTYPES, dynamics_of, noise_of, number, settle
+from lntrain.build import DTYPES, dynamics_of, leave_out, noise_of, number, settle
 from lntrain.dashboard import Dashboard
 from lntrain.diagnostics import distance
 from lntrain.files import read_checkpoint, write_arrays, write_checkpoint, write_json
@@ -47,9 +47,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     model = instantiate(cfg.model, _partial_=True, _convert_="all")(
         in_features=problem.d, replicas=len(alphas), dtype=dtype
     )
-    with torch.no_grad():
-        for weight in model.weights:
-            weight[~torch.stack([plan.kept for plan in plans])] = 0  # for ever
+    leave_out(model, torch.stack([plan.kept for plan in plans]))
     optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
         model.parameters(), lr=rates, noise=noise_of(cfg, tuple(stds)), seed=cfg.seed
     )
