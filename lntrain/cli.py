@@ -28,11 +28,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lntrain import cluster, config, runfolder, sweep
-from lntrain.files import read_checkpoint, write_json
-from lntrain.sweep_jobs import begin_job, identity_of, sparing
-from lntrain.train import DivergenceError
-from lntrain.watch import Interruption
+from lntrain.runs import config, folders
+from lntrain.runs.files import read_checkpoint, write_json
+from lntrain.runs.watch import Interruption
+from lntrain.sweeps import launchers, sweeper
+from lntrain.sweeps.jobs import begin_job, identity_of, sparing
+from lntrain.training.loop import DivergenceError
 
 _codes: list[int] = []  # one a job of this process
 
@@ -53,8 +54,8 @@ class Sweep(Callback):
 
 
 def _register() -> None:
-    sweep.register()
-    cluster.register()
+    sweeper.register()
+    launchers.register()
     store = ConfigStore.instance()
     store.store(name="schema", node=config.Config)
     for group, name, node in (
@@ -75,7 +76,7 @@ def _job(cfg: DictConfig) -> None:
     if own.mode == RunMode.MULTIRUN:
         _one_of_many(cfg, folder)
         return
-    with runfolder.lock(folder):
+    with folders.lock(folder):
         begin_job(cfg, folder, own.overrides.task, fresh=True)
         _codes.append(_run(cfg, folder))
 
@@ -94,18 +95,18 @@ def _one_of_many(cfg: DictConfig, folder: Path) -> None:
     _settle()
     own, began = identity_of(cfg), time.monotonic()
     try:
-        with runfolder.lock(folder):
-            state = runfolder.state(folder, own, changed=cfg.sweep.changed)
+        with folders.lock(folder):
+            state = folders.state(folder, own, changed=cfg.sweep.changed)
             if state in ("finished", "changed"):  # since the sweep looked, or by another sweeper than ours
                 print(f"{state:<10}{folder.name}: left as it is", flush=True)
                 return
             begin_job(cfg, folder, HydraConfig.get().overrides.task, own=own, fresh=state != "interrupted")
             with (folder / "output.txt").open("a") as out, redirect_stdout(out), redirect_stderr(out):
                 _run(sparing(cfg), folder, multirun=True, resume=state == "interrupted")
-    except runfolder.Locked as error:
+    except folders.Locked as error:
         print(f"lntrain: {error}", file=sys.stderr)
         return
-    status = (runfolder.read_json(folder / "summary.json") or {}).get("status", "?")
+    status = (folders.read_json(folder / "summary.json") or {}).get("status", "?")
     print(f"{status:<9} {folder.name} ({time.monotonic() - began:.1f} s)", flush=True)
 
 
@@ -141,7 +142,7 @@ def task_of(cfg: DictConfig) -> Callable[..., Any]:
 
 
 def _failed(folder: Path | None, status: str, reason: str, code: int, seed: int) -> int:
-    from lntrain.job import SUMMARY
+    from lntrain.experiments.train import SUMMARY
 
     print(f"lntrain: {reason}", file=sys.stderr)
     if folder is not None:
@@ -188,11 +189,11 @@ def _resume(arguments: list[str]) -> int:
                 f"steps={options['steps']} must be a whole number, at least the {checkpoint['state']['step']} done"
             )
         cfg.steps = int(options["steps"])
-    with runfolder.lock(folder):
+    with folders.lock(folder):
         own = identity_of(cfg)
         if "steps" not in options:  # the checkpoint holds the numbers that "auto" chose: the same configuration
-            own["config"] = (runfolder.read_json(folder / "job.json") or own)["config"]
-        runfolder.begin(folder, own, fresh=False)
+            own["config"] = (folders.read_json(folder / "job.json") or own)["config"]
+        folders.begin(folder, own, fresh=False)
         return _run(cfg, folder, resume=True)
 
 

@@ -35,8 +35,9 @@ import torch
 from hydra import compose, initialize_config_module
 from numpy.typing import NDArray
 
-from lntrain import DiagonalLinear, GaussianNoise, LabelNoiseSGD, Problem, job, sparse_regression, train
+from lntrain import DiagonalLinear, GaussianNoise, LabelNoiseSGD, Problem, sparse_regression, train
 from lntrain.cli import _register
+from lntrain.experiments import train as job
 
 Rival = Callable[[int], None]  # makes so many steps
 LR, STD = 1e-4, 0.1

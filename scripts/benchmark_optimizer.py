@@ -59,7 +59,7 @@ def compare(make: Callable[[], nn.Module], x: Tensor, y: Tensor, criterion: Loss
 
 
 def main() -> None:
-    from lntrain.networks import resnet18
+    from lntrain.models.networks import resnet18
 
     torch.set_num_threads(1)
     small = lambda: nn.Linear(99, 1)  # noqa: E731  100 parameters

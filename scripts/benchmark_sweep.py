@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lntrain.files import write_json
-from lntrain.table import collect
+from lntrain.runs.files import write_json
+from lntrain.sweeps.table import collect
 
 AXES = ["optimizer.lr=0.002,0.003,0.004,0.006,0.008", "noise.std=4,6,8,12", "seed=0,1,2"]
 LAUNCHERS = {

@@ -21,8 +21,8 @@ from typing import Any
 
 from tables_data import MADE, OWN, TABLES, Table
 
-from lntrain.files import write_json
-from lntrain.runfolder import read_json
+from lntrain.runs.files import write_json
+from lntrain.runs.folders import read_json
 
 SECONDS, EXCESS, FIT, DISTANCE, FACTOR = 60.0, 0.003, 0.02, 0.03, 1.3  # what passes
 NAMES = {  # what a number is called in summary.json

@@ -18,7 +18,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from lntrain.lasso import GAP, duality_gap, lasso_objective, weighted_lasso
+from lntrain.lasso.solve import GAP, duality_gap, lasso_objective, weighted_lasso
 
 Array = NDArray[np.float64]
 Solver = Callable[[Array, Array, float, float], Array]  # (scaled X, y, alpha, objective there) -> coef

@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from lntrain import Antithetic, GaussianNoise, LabelFlips, LabelNoiseSGD, Problem, RademacherNoise, sparse_regression
-from lntrain.controls import MinibatchNoise, ParameterNoise
-from lntrain.noise import Draw
-from lntrain.schedule import PowerDecay
-from lntrain.stream import normals
+from lntrain.noise.controls import MinibatchNoise, ParameterNoise
+from lntrain.noise.labels import Draw
+from lntrain.noise.philox import normals
+from lntrain.noise.schedules import PowerDecay
 
 
 @pytest.fixture(autouse=True)

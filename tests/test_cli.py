@@ -228,7 +228,7 @@ def test_an_unforeseen_error_exits_1_with_a_traceback(lntrain, monkeypatch, tmp_
     def broken(*_, **__):
         raise ZeroDivisionError("unforeseen")
 
-    monkeypatch.setattr("lntrain.job.build", broken)
+    monkeypatch.setattr("lntrain.experiments.train.build", broken)
     code, _, err = lntrain(*RUN, "run_dir=here")
     assert code == 1
     assert "Traceback" in err

@@ -12,7 +12,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import lntrain
-from lntrain import build, classify, cli, figure1, job, path, selectivity, sensing
+from lntrain import cli
+from lntrain.experiments import classify, figure1, path, selectivity, sensing
+from lntrain.experiments import train as job
+from lntrain.runs import build
 
 CONF = Path(lntrain.__file__).parents[1] / "conf"
 GROUPS = {

@@ -18,7 +18,7 @@ from lntrain.claims.measure import At
 from lntrain.claims.mutations import broken
 from lntrain.claims.table import ROWS
 from lntrain.claims.verdict import Result, judge_all
-from lntrain.files import write_atomically
+from lntrain.runs.files import write_atomically
 
 FIRST = ("gamma-law", "steps-needed", "open-band", "support", "mean")  # the longest, so that none is left at the end
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

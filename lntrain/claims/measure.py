@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lntrain import lasso as lassos
-from lntrain import penalty as penalties
-from lntrain.choose import margins
-from lntrain.dynamics import Dynamics
-from lntrain.expectation import whole
-from lntrain.lasso import LassoSolution
-from lntrain.model import DiagonalLinear
-from lntrain.noise import Antithetic, GaussianNoise, RademacherNoise
-from lntrain.optim import LabelNoiseSGD
-from lntrain.problem import Problem
-from lntrain.train import Snapshot, train
+from lntrain.data.problem import Problem
+from lntrain.lasso import solve as lassos
+from lntrain.lasso.solve import LassoSolution
+from lntrain.models.diagonal import DiagonalLinear
+from lntrain.noise.labels import Antithetic, GaussianNoise, RademacherNoise
+from lntrain.optim.sgd import LabelNoiseSGD
+from lntrain.penalty import formula as penalties
+from lntrain.theory.choose import margins
+from lntrain.theory.dynamics import Dynamics
+from lntrain.theory.expectation import whole
+from lntrain.training.loop import Snapshot, train
 
 Array = NDArray[np.float64]
 

@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lntrain import corrections, laws
-from lntrain import penalty as penalties
 from lntrain.claims.measure import (
     At,
     Case,
@@ -23,9 +21,12 @@ from lntrain.claims.measure import (
 from lntrain.claims.section3 import case
 from lntrain.claims.section4 import PAIRED, PLAIN, data
 from lntrain.claims.verdict import Check, Curve, Outcome, Picture
-from lntrain.diagnostics import kkt_residual
-from lntrain.dynamics import Dynamics
-from lntrain.problem import Problem, sparse_regression
+from lntrain.data.problem import Problem, sparse_regression
+from lntrain.penalty import corrections
+from lntrain.penalty import formula as penalties
+from lntrain.theory import laws
+from lntrain.theory.dynamics import Dynamics
+from lntrain.training.evaluation import kkt_residual
 
 RATES = {"raw": -0.5, "compensated": -1.0, "finite step": 1.0, "antithetic": 1.0}  # exponents of T, T, lr, lr
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lntrain import plots
 from lntrain.claims.verdict import FAMILY_LEVEL, RULE, Judged, Picture, Result
-from lntrain.files import write_atomically
+from lntrain.experiments import figures
+from lntrain.runs.files import write_atomically
 
 
 def number(value: float) -> str:
@@ -87,5 +87,4 @@ def draw(path: Path, result: Result, claim: str, picture: Picture | None) -> Non
     if picture is not None:
         axes = {"xlabel": picture.xlabel, "ylabel": picture.ylabel}
         axes |= {"xscale": "log" if picture.logx else "linear", "yscale": "log" if picture.logy else "linear"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plots.save(plots.claim(bars, curves, axes, title=f"{result.name}: {claim}"), path)
+    figures.save({path.name: figures.claim(bars, curves, axes, title=f"{result.name}: {claim}")}, path.parent)

@@ -8,9 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lntrain import corrections
-from lntrain import lasso as lassos
-from lntrain import penalty as penalties
 from lntrain.claims.measure import (
     Array,
     At,
@@ -23,8 +20,11 @@ from lntrain.claims.measure import (
     run,
 )
 from lntrain.claims.verdict import Check, Outcome
-from lntrain.dynamics import Dynamics
-from lntrain.problem import Problem, sparse_regression
+from lntrain.data.problem import Problem, sparse_regression
+from lntrain.lasso import solve as lassos
+from lntrain.penalty import corrections
+from lntrain.penalty import formula as penalties
+from lntrain.theory.dynamics import Dynamics
 
 RATIO = 0.1  # the penalty of these rows, in units of alpha_max
 SCALES = (0.5, 2.0)  # of the columns: a wrong weighting of the penalty would show

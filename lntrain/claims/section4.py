@@ -8,9 +8,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lntrain import gamma, references, regime
-from lntrain import lasso as lassos
-from lntrain import penalty as penalties
 from lntrain.claims.measure import (
     At,
     Case,
@@ -22,9 +19,13 @@ from lntrain.claims.measure import (
 )
 from lntrain.claims.section3 import case
 from lntrain.claims.verdict import Check, Curve, Outcome, Picture
-from lntrain.dynamics import Dynamics
-from lntrain.problem import Problem, sparse_regression
-from lntrain.schedule import PowerDecay
+from lntrain.data.problem import Problem, sparse_regression
+from lntrain.lasso import references
+from lntrain.lasso import solve as lassos
+from lntrain.noise.schedules import PowerDecay
+from lntrain.penalty import formula as penalties
+from lntrain.theory import gamma, regime
+from lntrain.theory.dynamics import Dynamics
 
 CLOSE = 0.005  # relative distance to the Lasso, in the full mode
 PLAIN = Dynamics(init=0.5)

@@ -7,18 +7,18 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lntrain import gamma, laws, regime
-from lntrain import penalty as penalties
-from lntrain.choose import margins
 from lntrain.claims.measure import At, Case, distances, falls, no_near_tie, run, stationary
 from lntrain.claims.section3 import case
 from lntrain.claims.section4 import PLAIN, data
 from lntrain.claims.theorems import MARGIN
 from lntrain.claims.verdict import Check, Curve, Outcome, Picture
-from lntrain.diagnostics import support_scores
-from lntrain.expectation import whole
-from lntrain.lasso import LassoSolution
-from lntrain.problem import Problem, sparse_regression
+from lntrain.data.problem import Problem, sparse_regression
+from lntrain.lasso.solve import LassoSolution
+from lntrain.penalty import formula as penalties
+from lntrain.theory import gamma, laws, regime
+from lntrain.theory.choose import margins
+from lntrain.theory.expectation import whole
+from lntrain.training.evaluation import support_scores
 
 LAW_LEVEL = 1e-3  # family-wise, of the tests of the Gamma law
 

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lntrain import corrections, references, stream
-from lntrain import lasso as lassos
-from lntrain import penalty as penalties
 from lntrain.claims.measure import Array, At, distances, run
 from lntrain.claims.rates import case_at
 from lntrain.claims.section4 import PLAIN
 from lntrain.claims.verdict import Check, Outcome
-from lntrain.problem import sparse_regression
+from lntrain.data.problem import sparse_regression
+from lntrain.lasso import references
+from lntrain.lasso import solve as lassos
+from lntrain.noise import philox as stream
+from lntrain.penalty import corrections
+from lntrain.penalty import formula as penalties
 
 FLIP = 0.2  # probability of a flipped label
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lntrain import lasso as lassos
-from lntrain import laws, regime
-from lntrain import penalty as penalties
 from lntrain.claims.measure import Array, At, Case, compensated, distances, falls, predict, run, slopes, stationary
 from lntrain.claims.verdict import Check, Curve, Outcome, Picture
-from lntrain.dynamics import Dynamics
-from lntrain.lasso import LassoSolution
-from lntrain.problem import Problem, sparse_regression
+from lntrain.data.problem import Problem, sparse_regression
+from lntrain.lasso import solve as lassos
+from lntrain.lasso.solve import LassoSolution
+from lntrain.penalty import formula as penalties
+from lntrain.theory import laws, regime
+from lntrain.theory.dynamics import Dynamics
 
 PAPER = Dynamics(parametrisation="square", loss_scale=0.25, init=0.1)  # beta = w^2, loss constant 1/4: a = 1
 MARGIN = 0.05

@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lntrain.counting import count_step
 from lntrain.engine import kernels, lanes, panels, singles, sparse, steps, wide
 from lntrain.engine.simd import VECTOR_BYTES, aligned
 from lntrain.engine.state import BLOCK, Run
-from lntrain.model import DiagonalLinear
-from lntrain.noise import Antithetic, GaussianNoise, NoNoise, RademacherNoise
-from lntrain.optim import LabelNoiseSGD, noise_std
-from lntrain.schedule import factors
-from lntrain.stream import SAMPLINGS, stream_key
+from lntrain.models.diagonal import DiagonalLinear
+from lntrain.noise.labels import Antithetic, GaussianNoise, NoNoise, RademacherNoise
+from lntrain.noise.philox import SAMPLINGS, stream_key
+from lntrain.noise.schedules import factors
+from lntrain.optim.counting import count_step
+from lntrain.optim.sgd import LabelNoiseSGD, noise_std
 
 # w^L at which decaying weights stop: far below what results read; an ulp of it is no denormal, which is slow
 FLOOR = {torch.float64: 1e-290, torch.float32: 1e-30}

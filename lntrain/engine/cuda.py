@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lntrain.engine import cpu
 from lntrain.engine.state import BLOCK, Run
-from lntrain.model import DiagonalLinear
-from lntrain.optim import noise_std
+from lntrain.models.diagonal import DiagonalLinear
+from lntrain.optim.sgd import noise_std
 
 WARM_UP = 3  # steps before a capture, as torch asks, on another stream
 

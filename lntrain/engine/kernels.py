@@ -11,7 +11,7 @@ import numba as nb
 import numpy as np
 
 from lntrain.engine import simd
-from lntrain.stream import fill_normals, fill_words
+from lntrain.noise.philox import fill_normals, fill_words
 
 DIFFERENCE, SQUARE, HADAMARD = 0, 1, 2
 NONE, GAUSSIAN, RADEMACHER = 0, 1, 2

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lntrain.engine.state import BLOCK, Run
-from lntrain.optim import LabelNoiseSGD
-from lntrain.schedule import factor_at
+from lntrain.noise.schedules import factor_at
+from lntrain.optim.sgd import LabelNoiseSGD
 
 
 def advance(run: Run, stop: int) -> None:

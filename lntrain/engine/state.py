@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lntrain.noise import Noise
-from lntrain.optim import LabelNoiseSGD, noise_of
-from lntrain.schedule import Schedule
-from lntrain.stream import sampled_rows
+from lntrain.noise.labels import Noise
+from lntrain.noise.philox import sampled_rows
+from lntrain.noise.schedules import Schedule
+from lntrain.optim.sgd import LabelNoiseSGD, noise_of
 
 BLOCK = 256  # steps a partial sum holds; blocks start at multiples of it, so that a resume adds in the same order
 

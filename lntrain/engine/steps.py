@@ -27,7 +27,7 @@ from lntrain.engine.kernels import (
     sgd,
 )
 from lntrain.engine.state import BLOCK
-from lntrain.stream import fill_rows
+from lntrain.noise.philox import fill_rows
 
 
 class Drawn(NamedTuple):

@@ -1,0 +1,49 @@
+"""The regularisation path as a figure: arrays in, Figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lntrain.experiments.figure_names import plain
+from lntrain.experiments.figures import GREY, INK, PALETTE, new_figure
+
+
+def path(
+    alphas: Any,
+    mean: Any,
+    dense: Any,
+    curve: Any,
+    *,
+    names: Sequence[str] | None = None,
+    title: str = "",
+    shown: int = 12,
+) -> Figure:
+    """The time averages, a dot each penalty, on the lines of the Lasso's path.
+
+    Args:
+        alphas: (P,). mean: (P, d). dense: (Q,) penalties of the lines. curve: (Q, d).
+        names: of the d columns; a legend names the `shown` largest.
+    """
+    alphas, mean, dense, curve = (np.asarray(v) for v in (alphas, mean, dense, curve))
+    order = np.argsort(-np.abs(curve).max(0), kind="stable")
+    figure, (ax,) = new_figure(7.2 if names is None else 8.8, 4.6)
+    named: list[Any] = []
+    for rank, j in enumerate(order):
+        if not np.abs(curve[:, j]).max() and np.abs(mean[:, j]).max() < 1e-3:
+            continue
+        colour = PALETTE[rank] if rank < min(shown, len(PALETTE)) else GREY
+        label = None if names is None or colour == GREY else plain(names[j])
+        named += ax.plot(dense, curve[:, j], color=colour, linewidth=1.2, label=label) * (label is not None)
+        ax.plot(alphas, mean[:, j], "o", color=colour, markersize=3.4, markeredgewidth=0)
+    kinds = ax.plot([], [], color=INK, linewidth=1.2, label="scikit-learn's lasso_path")
+    kinds += ax.plot([], [], "o", color=INK, markersize=3.4, label="training with label noise, time average")
+    ax.set(xscale="log", xlabel=r"penalty $\alpha$ ($\lambda_j = \alpha\, c_j$)", ylabel=r"$\beta_j$", title=title)
+    ax.invert_xaxis()
+    ax.legend(handles=kinds, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    if named:
+        figure.legend(handles=named, frameon=False, fontsize=7.5, loc="outside right upper")
+    return figure

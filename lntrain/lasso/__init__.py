@@ -1,0 +1,40 @@
+"""Weighted Lassos with a certificate, and the other limits that label noise has."""
+
+from lntrain.lasso.certificate import GAP, as_float64, duality_gap, lasso_objective
+from lntrain.lasso.dual import Reference
+from lntrain.lasso.references import (
+    SelfConsistent,
+    basis_pursuit,
+    bridge,
+    entropy_interpolator,
+    oracle_least_squares,
+    self_consistent_lasso,
+)
+from lntrain.lasso.solve import (
+    LassoSolution,
+    closed_form_lasso,
+    equicorrelation_set,
+    moved_lasso,
+    weighted_lasso,
+    weighted_lasso_path,
+)
+
+__all__ = [
+    "GAP",
+    "LassoSolution",
+    "Reference",
+    "SelfConsistent",
+    "as_float64",
+    "basis_pursuit",
+    "bridge",
+    "closed_form_lasso",
+    "duality_gap",
+    "entropy_interpolator",
+    "equicorrelation_set",
+    "lasso_objective",
+    "moved_lasso",
+    "oracle_least_squares",
+    "self_consistent_lasso",
+    "weighted_lasso",
+    "weighted_lasso_path",
+]

@@ -1,0 +1,182 @@
+"""The quadratic parametrisation of any torch layer: label noise then makes that layer sparse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lntrain.models.diagonal import DiagonalLinear, Init
+
+PARAMETRISATIONS = ("difference", "hadamard")
+
+
+def quadratic(
+    module: nn.Module,
+    name: str = "weight",
+    parametrisation: str = "difference",
+    *,
+    init: Init = 0.1,
+    keep: bool = False,
+    where: Callable[[str, nn.Module], bool] | None = None,
+) -> nn.Module:
+    """Train a layer's parameter W through two factors, in place: W = u*u - v*v or W = u*v.
+
+    With w_pm the weights of a DiagonalLinear (u, v themselves, or (u +/- v)/2 for "hadamard") and
+    alpha = init, the start is the balanced one, w_plus w_minus = alpha^2:
+    w_pm^2 = (sqrt(W^2 + 4 alpha^4) +/- W)/2, so w_pm = alpha where W = 0.
+
+    Args:
+        module: a layer such as nn.Linear or nn.Conv2d; a whole model with `where`.
+        name: the parameter, real floating point of any shape.
+        parametrisation: "difference" or "hadamard".
+        init: alpha as for DiagonalLinear: a number, a tensor that broadcasts to W, or a callable
+            shape -> tensor such as LogNormalInit.
+        keep: start at the present W; False starts at W = 0 (several such layers in a row are a saddle: keep=True).
+        where: (name of a submodule, submodule) -> bool, which layers of a model to take.
+
+    Returns:
+        module. Its factors are `module.parametrizations.<name>.original0` (u) and `original1` (v):
+        build the optimiser, and any DDP or FSDP wrapper, afterwards.
+
+    Raises:
+        ValueError: no such parameter, complex, integer, already parametrised or shared with another
+            layer of `module` (a share outside `module` cannot be seen: give the whole model); or an
+            init that is lost beside W to rounding, when a factor would stay frozen for ever.
+
+    >>> layer = quadratic(nn.Linear(3, 2), init=0.1)
+    >>> layer.weight.tolist(), round(layer.parametrizations.weight.original0[0, 0].item(), 3)
+    ([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], 0.1)
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    >>> net = quadratic(net, keep=True, where=lambda name, layer: isinstance(layer, nn.Linear))
+    >>> sorted(name for name, _ in net.named_parameters())[2]
+    '0.parametrizations.weight.original1'
+
+    Source: theory.md section 2; Woodworth et al., COLT 2020 (arXiv 2002.09277) for the balanced start.
+    """
+    if parametrisation not in PARAMETRISATIONS:
+        raise ValueError(f"parametrisation={parametrisation!r} is unknown: choose one of {', '.join(PARAMETRISATIONS)}")
+    layers = [m for n, m in module.named_modules() if where(n, m)] if where is not None else [module]
+    if not layers:
+        raise ValueError("where picks no submodule: it is called as where(name, submodule)")
+    for layer in layers:
+        _check(module, layer, name)
+    # All layers are checked before any is changed: a refusal leaves the model as it was.
+    starts = [_start(layer, name, keep) for layer in layers]
+    for start in starts:
+        _Quadratic(parametrisation, init).right_inverse(start)
+    for layer, start in zip(layers, starts, strict=True):
+        _own_class(layer)
+        setattr(layer, name, start)
+        parametrize.register_parametrization(layer, name, _Quadratic(parametrisation, init))
+    return module
+
+
+def unquadratic(module: nn.Module) -> nn.Module:
+    """Undo `quadratic` in place, in the module and all below it: W becomes a plain parameter, its value kept.
+
+    Args:
+        module: a layer or a model; factors that require a gradient give a W that does.
+
+    Returns:
+        module. Build the optimiser anew.
+
+    Raises:
+        ValueError: nothing here is quadratic, or another parametrisation was put on top.
+
+    >>> layer = unquadratic(quadratic(nn.Linear(3, 2)))
+    >>> type(layer.weight).__name__, type(layer).__name__
+    ('Parameter', 'Linear')
+    """
+    found = [(layer, name) for layer in module.modules() for name in _quadratic_names(layer)]
+    if not found:
+        raise ValueError("module has no quadratic parameter: was quadratic() applied to it?")
+    for layer, name in found:
+        if len(layer.parametrizations[name]) > 1:  # type: ignore[index]
+            raise ValueError(f"{name} of {type(layer).__name__} has another parametrisation on top: remove that first")
+    for layer, name in found:
+        originals = layer.parametrizations[name].parameters()  # type: ignore[index, union-attr]
+        trained = any(original.requires_grad for original in originals)
+        _own_class(layer)
+        parametrize.remove_parametrizations(layer, name)
+        weight = getattr(layer, name).detach()
+        delattr(layer, name)  # torch leaves a frozen weight, or one removed under no_grad, as a buffer
+        layer.register_parameter(name, nn.Parameter(weight, trained))
+    return module
+
+
+class _Quadratic(nn.Module):
+    """(u, v) -> W, and W -> the balanced (u, v)."""
+
+    def __init__(self, parametrisation: str, init: Init) -> None:
+        super().__init__()
+        self.parametrisation, self.init = parametrisation, init
+
+    def forward(self, u: Tensor, v: Tensor) -> Tensor:
+        return u * v if self.parametrisation == "hadamard" else u * u - v * v
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        W = weight.detach().cpu().double()
+        alpha, _ = DiagonalLinear._initial(self.init, tuple(W.shape), "difference")
+        u, v = _balanced(W, alpha, self.parametrisation)
+        u, v = u.to(weight), v.to(weight)
+        lost = u.abs() == v.abs() if self.parametrisation == "hadamard" else (u == 0) | (v == 0)
+        if not bool(torch.isfinite(u + v).all()):
+            raise ValueError(f"the weight and init must be finite in {weight.dtype}")
+        if bool(lost.any()):
+            raise ValueError(
+                f"init is lost beside a weight of {float(W[lost].abs().max()):.3g} in {weight.dtype}, and that "
+                'factor would stay frozen: take a larger init, a wider dtype or parametrisation="difference"'
+            )
+        return u, v
+
+    def extra_repr(self) -> str:
+        return self.parametrisation
+
+
+def _balanced(W: Tensor, alpha: Tensor, parametrisation: str) -> tuple[Tensor, Tensor]:
+    """(w_plus, w_minus), or for "hadamard" u = w_plus + w_minus and v = w_plus - w_minus; float64 in and out."""
+    alpha = alpha.abs()
+    # w_large^2 = (sqrt + |W|)/2 adds like signs; w_small = alpha^2 / w_large, never the difference that cancels
+    large = ((torch.hypot(W, 2 * alpha.square()) + W.abs()) / 2).sqrt()
+    small = alpha * (alpha / large)
+    if parametrisation == "hadamard":
+        return large + small, W / (large + small)
+    return torch.where(W >= 0, large, small), torch.where(W >= 0, small, large)
+
+
+def _check(root: nn.Module, layer: nn.Module, name: str) -> None:
+    parameter, kind = layer._parameters.get(name), parametrize.type_before_parametrizations(layer).__name__
+    if parametrize.is_parametrized(layer, name):
+        raise ValueError(f"{name} of {kind} is already parametrised: remove that first, e.g. by unquadratic(module)")
+    if parameter is None:
+        raise ValueError(f"{kind} has no parameter {name!r}: it has {', '.join(layer._parameters) or 'none'}")
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        raise ValueError(f"{name} of {kind} has no shape yet: call the model once first")
+    if not parameter.is_floating_point():
+        raise ValueError(f"{name} of {kind} is {parameter.dtype}: quadratic() needs a real floating-point parameter")
+    if sum(p is parameter for m in root.modules() for p in m._parameters.values()) > 1:
+        raise ValueError(f"{name} of {kind} is shared with another parameter of the model: untie them first")
+
+
+def _start(layer: nn.Module, name: str, keep: bool) -> nn.Parameter:
+    present = cast("nn.Parameter", layer._parameters[name])
+    return present if keep else nn.Parameter(torch.zeros_like(present), present.requires_grad)
+
+
+def _quadratic_names(layer: nn.Module) -> list[str]:
+    if not parametrize.is_parametrized(layer):
+        return []
+    parametrizations = cast("nn.ModuleDict", layer.parametrizations)
+    return [name for name, steps in parametrizations.items() if isinstance(cast("nn.ModuleList", steps)[0], _Quadratic)]
+
+
+def _own_class(layer: nn.Module) -> None:
+    """torch keeps W's property on a class that a deepcopy shares: without this, changing one breaks the other."""
+    if parametrize.is_parametrized(layer):
+        cls = type(layer)
+        own = {key: value for key, value in vars(cls).items() if key not in ("__dict__", "__weakref__")}
+        layer.__class__ = type(cls.__name__, cls.__bases__, own)

@@ -1,0 +1,92 @@
+"""Which step the noise of an optimiser is at: hooks that count its steps, and steps that are made again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._C._functorch import TransformType, get_interpreter_stack
+
+from lntrain.noise.controls import skipped
+from lntrain.noise.labels import Antithetic, Noise
+
+
+def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """The draw counter moves only if labels were perturbed since the last step (a hook: torch wraps `step` per class)."""
+    if skipped(optimizer):
+        vars(optimizer)["redraw"] = True
+        return
+    for group in optimizer.param_groups:
+        if group.get("noise_draw"):
+            group["noise_step"] += 1
+            group["noise_draw"] = 0
+    vars(optimizer)["redraw"] = False
+
+
+def hook(optimizer: torch.optim.Optimizer, after: Callable[..., None]) -> None:
+    """`after` each step, once; no copy or pickle of an optimiser keeps its hooks."""
+    if after not in optimizer._optimizer_step_post_hooks.values():
+        optimizer.register_step_post_hook(after)
+
+
+def follow(optimizer: torch.optim.Optimizer, noise: Noise) -> None:
+    """Count the steps of any optimiser, and those of one that it holds and steps in its place, as SAM does."""
+    hook(optimizer, count_step)
+    for held in vars(optimizer).values():
+        if isinstance(held, torch.optim.Optimizer) and held.param_groups[0] is optimizer.param_groups[0]:
+            hook(held, count_step)
+    if hasattr(optimizer, "noise") or not isinstance(noise, Antithetic) or "zero_grad" in vars(optimizer):
+        return
+    clear = optimizer.zero_grad
+
+    def zero_grad(*args: Any, **kwargs: Any) -> None:
+        note_dropped(optimizer, noise)
+        clear(*args, **kwargs)
+
+    optimizer.zero_grad = zero_grad  # type: ignore[method-assign]
+
+
+def note_dropped(optimizer: torch.optim.Optimizer, noise: Noise) -> None:
+    """Before gradients are cleared: was the last step dropped?"""
+    if isinstance(noise, Antithetic) and _dropped(optimizer):
+        vars(optimizer)["redraw"] = True
+
+
+def again(optimizer: torch.optim.Optimizer, noise: Noise) -> None:
+    """Before a draw: a pair's step that GradScaler dropped is made again on the same numbers, or its twin would differ."""
+    if isinstance(noise, Antithetic) and (vars(optimizer).get("redraw") or _dropped(optimizer)):
+        for group in optimizer.param_groups:
+            if "noise_draw" in group:
+                group["noise_draw"] = 0
+    vars(optimizer)["redraw"] = False
+
+
+def _dropped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether labels were perturbed for gradients that are not finite: GradScaler then calls no step at all."""
+    if not optimizer.param_groups[0].get("noise_draw"):
+        return False
+    grads = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+    return any(not bool(torch.isfinite(g.coalesce().values() if g.is_sparse else g).all()) for g in grads)
+
+
+def moved_uncounted(group: dict[str, Any], moves: tuple[int, int]) -> tuple[int, int]:
+    """How often parameters moved between draws of one step, and their version; a second time is worth a warning."""
+    version = sum(p._version for p in group["params"] if not p.is_inference())
+    count, last = moves if group["noise_draw"] else (0, version)
+    if version != last:
+        count += 1
+        if count == 2:
+            warnings.warn(
+                "parameters move but the optimizer's step() is never called: call criterion.count() after each step, "
+                "or the noise stays at one step",
+                stacklevel=4,
+            )
+    return count, version
+
+
+def refuse_vmap() -> None:
+    levels = get_interpreter_stack()
+    if levels and any(level.key() == TransformType.Vmap for level in levels):
+        raise ValueError("noise drawn inside vmap would be the same for all: perturb(targets, replicas=True) before it")

@@ -1,0 +1,304 @@
+"""LabelNoiseSGD: torch's SGD that also carries the noise of the labels."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lntrain.noise.controls import MinibatchNoise, ParameterNoise, outside_graphs, shake
+from lntrain.noise.labels import Draw, Noise, NoNoise, as_noise, check_std
+from lntrain.optim.counting import again, count_step, follow, hook, moved_uncounted, note_dropped, refuse_vmap
+
+Criterion = Callable[..., Tensor]
+
+
+_DISTRIBUTED = torch.distributed.is_available()
+
+
+def _rank(noise: Noise, rank: int | None) -> int:
+    if rank is None and not noise.shared and _DISTRIBUTED and torch.distributed.is_initialized():
+        return int(torch.distributed.get_rank())
+    return rank or 0
+
+
+def _unguarded(method: Callable[..., Any]) -> Any:
+    """`method` without torch's guard against its compiler where that is not loaded: its import takes a second."""
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (method if "torch._dynamo" in sys.modules else inspect.unwrap(method))(*args, **kwargs)
+
+    return call
+
+
+class LabelNoiseSGD(torch.optim.SGD):
+    """SGD on freshly perturbed labels: w <- w - lr * grad loss(net(x), y + std * eps).
+
+    Every option of torch.optim.SGD is kept. All noise state (noise_std, seed, noise_step,
+    noise_draw) lives in `param_groups` as plain numbers, so state_dict, schedulers and
+    checkpoints carry it; the draws are a pure function of (seed, rank, step, draw).
+
+    Args:
+        params: parameters or groups, as for any torch optimiser.
+        lr: step size gamma; or one a replica, which `train` applies (torch's step knows only the largest).
+        noise: what is added to labels; a number is the std of Gaussian noise. Or a control of
+            the literature, ParameterNoise or MinibatchNoise.
+        momentum, dampening, weight_decay, nesterov, maximize, foreach, differentiable, fused:
+            torch.optim.SGD's.
+        seed: of the noise and of the batches that `train` draws; or one a replica.
+        rank: stream of the noise; None takes torch.distributed's rank, so that ranks differ.
+            Ranks that share labels need the same number. One a replica goes with a seed each.
+
+    Raises:
+        ValueError: a bad option of SGD, a noise that is none.
+
+    >>> net = torch.nn.Linear(3, 1)
+    >>> optimizer = LabelNoiseSGD(net.parameters(), lr=0.1, noise=0.5, seed=1)
+    >>> x, y = torch.ones(4, 3), torch.zeros(4, 1)
+    >>> loss = torch.nn.functional.mse_loss(net(x), optimizer.perturb(y))
+    >>> loss.backward(); optimizer.step(); optimizer.param_groups[0]["noise_step"]
+    1
+
+    Source: Pillaud-Vivien, Reygner, Flammarion, COLT 2022 (arXiv 2206.09841), eq. (3).
+    """
+
+    replicas: int | None = None  # of the last perturbed targets
+    add_param_group, state_dict = (_unguarded(m) for m in (torch.optim.SGD.add_param_group, torch.optim.SGD.state_dict))
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor | Sequence[float] = 1e-3,
+        *,
+        noise: Noise | float = 0.0,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        seed: int | Sequence[int] = 0,
+        rank: int | Sequence[int] | None = None,
+    ) -> None:
+        self.noise, self.rank = as_noise(noise), rank
+        std = self.noise.std
+        self._noise_defaults: dict[str, Any] = {
+            "noise_std": list(std) if isinstance(std, tuple) else std,
+            "seed": [int(s) for s in seed] if isinstance(seed, Sequence) else int(seed),
+            "noise_step": 0,
+            "noise_draw": 0,
+        }
+        if np.ndim(lr) > 0:
+            rates = [float(rate) for rate in lr]  # type: ignore[union-attr]
+            if weight_decay:
+                raise ValueError("weight_decay with one lr a replica is not defined: give one lr, or no weight_decay")
+            if not min(rates) > 0:
+                raise ValueError(f"lr={rates}: each must be positive")
+            lr = max(rates)
+            self._noise_defaults["lr_ratio"] = [rate / lr for rate in rates]
+        super().__init__(
+            params, cast("float | Tensor", lr), momentum, dampening, weight_decay, nesterov,
+            maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
+        )  # fmt: skip
+        self.defaults.update(self._noise_defaults)
+        self._complete()
+
+    def _complete(self) -> None:
+        """The noise keys a plain SGD's state lacks, and the hooks."""
+        if isinstance(self.noise, ParameterNoise):
+            hook(self, shake)
+        hook(self, count_step)
+        for group in self.param_groups:
+            for key, value in self._noise_defaults.items():
+                group.setdefault(key, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {key: self.__dict__[key] for key in ("noise", "rank", "_noise_defaults")}
+        return {**super().__getstate__(), **own}  # torch's keeps only defaults, state and groups
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._complete()
+
+    def keys(self, replicas: int | None = None) -> tuple[tuple[int, int], ...]:
+        """(seed, stream) of each replica: stream rank * R + r of one seed, or stream `rank` of a seed each."""
+        seed = self.param_groups[0]["seed"]
+        if isinstance(self.rank, Sequence):
+            return tuple(zip(seed, self.rank, strict=True))
+        rank = _rank(self.noise, self.rank)
+        if replicas is None and isinstance(seed, int):
+            return ((seed, rank),)
+        count = replicas or 1
+        if isinstance(seed, int):
+            return tuple((seed, rank * count + r) for r in range(count))
+        if len(seed) != count:
+            raise ValueError(f"seed holds {len(seed)} values: the model has {count} replica(s)")
+        return tuple((s, rank) for s in seed)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's; a step that GradScaler dropped is noticed here."""
+        note_dropped(self, self.noise)
+        super().zero_grad(set_to_none)
+
+    def next_draw(self, replicas: int | None = None) -> tuple[Draw, Any]:
+        """Which numbers the next noise is made of, and its std; each call within a step is a fresh draw."""
+        refuse_vmap()
+        again(self, self.noise)
+        group, self.replicas = self.param_groups[0], replicas
+        at = Draw(self.keys(replicas), group["noise_step"], group["noise_draw"])
+        for each in self.param_groups:
+            each["noise_draw"] += 1
+        return at, group["noise_std"]
+
+    def perturb(self, targets: Tensor, *, replicas: bool = False) -> Tensor:
+        """This step's noisy targets; each call within a step is a fresh draw.
+
+        Args:
+            targets: of any shape, on any device; the noise is drawn for each number in it.
+            replicas: the leading axis holds replicas, each with the stream it would have alone.
+
+        Returns:
+            targets plus noise (or flipped classes), same shape and dtype.
+        """
+        if torch.compiler.is_compiling():
+            return outside_graphs(self.perturb, targets, replicas=replicas)
+        at, std = self.next_draw(len(targets) if replicas else None)
+        return self.noise.perturb(targets, at, std=std)
+
+    def wrap(self, criterion: Criterion) -> NoisyTargets:
+        """`criterion` on this optimiser's noisy targets, for any loop: see NoisyTargets.
+
+        >>> net = torch.nn.Linear(3, 1)
+        >>> optimizer = LabelNoiseSGD(net.parameters(), lr=0.1, noise=0.5)
+        >>> criterion = optimizer.wrap(torch.nn.MSELoss())
+        >>> criterion(net(torch.ones(4, 3)), torch.zeros(4, 1)).backward(); optimizer.step()
+        """
+        return NoisyTargets(criterion, self.noise, optimizer=self)
+
+
+class NoisyTargets(nn.Module):
+    """A criterion on perturbed targets, for any optimiser: criterion(input, noise(target)).
+
+    It is noisy in training alone: not after `.eval()`, nor under `torch.no_grad()` or
+    `inference_mode()`. `criterion.clean` is the loss without noise of the last call.
+
+    Args:
+        criterion: any callable (input, target, ...) -> loss.
+        noise: as for LabelNoiseSGD.
+        optimizer: its steps then count the noise's steps (gradient accumulation, antithetic
+            pairs), in its `param_groups`; without one each training call is a step.
+        seed, rank: as for LabelNoiseSGD, whose own are taken where it is the optimizer.
+
+    Raises:
+        ValueError: noise on the parameters, or another noise than the LabelNoiseSGD's own.
+
+    >>> criterion = NoisyTargets(torch.nn.MSELoss(), 1.0)
+    >>> noisy = criterion(torch.zeros(3), torch.zeros(3))
+    >>> float(criterion.clean), bool(noisy > 0)
+    (0.0, True)
+    """
+
+    calls: Tensor
+    _moves = (0, 0)
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        noise: Noise | float,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        seed: int = 0,
+        rank: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.criterion, self.noise, self.seed, self.rank = criterion, as_noise(noise), int(seed), rank
+        self.optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's and Lightning's wrap one
+        if isinstance(self.optimizer, LabelNoiseSGD):
+            if self.noise != self.optimizer.noise:
+                raise ValueError(f"noise={noise}: the optimizer has {self.optimizer.noise}, use optimizer.wrap")
+        elif isinstance(self.noise, ParameterNoise):
+            raise ValueError("ParameterNoise is not for targets: give it to LabelNoiseSGD(noise=...)")
+        if self.optimizer is None:
+            self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self._last: tuple[Any, ...] | None = None
+        self._complete()
+
+    def _complete(self) -> None:
+        if self.optimizer is not None:
+            follow(self.optimizer, self.noise)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._complete()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> NoisyTargets:
+        calls = self._buffers.pop("calls", None)  # stays on the host, or reading it would wait for the device
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._buffers.update({} if calls is None else {"calls": calls})
+        return self
+
+    def extra_repr(self) -> str:
+        return f"noise={self.noise}"
+
+    def next_draw(self) -> tuple[Draw, Any]:
+        """As LabelNoiseSGD.next_draw; a std of None is the noise's own."""
+        if isinstance(self.optimizer, LabelNoiseSGD):
+            return self.optimizer.next_draw()
+        refuse_vmap()
+        keys = ((self.seed, _rank(self.noise, self.rank)),)
+        if self.optimizer is None:
+            self.calls += 1
+            return Draw(keys, int(self.calls) - 1), None
+        again(self.optimizer, self.noise)
+        group = self.optimizer.param_groups[0]
+        at = Draw(keys, group.setdefault("noise_step", 0), group.setdefault("noise_draw", 0))
+        self._moves = moved_uncounted(group, self._moves)
+        group["noise_draw"] += 1
+        return at, None
+
+    def count(self) -> None:
+        """One step of an optimiser whose own `step` is never called, such as a SAM that holds no other optimiser."""
+        if self.optimizer is not None:
+            count_step(self.optimizer)
+
+    def forward(self, input: Any, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            return outside_graphs(self.forward, input, target, *args, **kwargs)
+        self._last = (input.detach() if isinstance(input, Tensor) else input, target, args, kwargs)
+        if not (torch.is_grad_enabled() and self.training and getattr(self.criterion, "training", True)):
+            return self.criterion(input, target, *args, **kwargs)
+        at, std = self.next_draw()
+        if isinstance(self.noise, MinibatchNoise):
+            return self.noise.loss(self.criterion, input, target, at, std, *args, **kwargs)
+        return self.criterion(input, self.noise.perturb(target, at, std=std), *args, **kwargs)
+
+    @property
+    def clean(self) -> Tensor:
+        """The detached clean loss of the last call, at its output: computed when read, held until the next call."""
+        if self._last is None:
+            raise RuntimeError("criterion.clean is the loss of the last call: call the criterion first")
+        input, target, args, kwargs = self._last
+        with torch.no_grad():
+            return self.criterion(input, target, *args, **kwargs)
+
+
+def noise_std(optimizer: torch.optim.Optimizer) -> Any:
+    """The std an optimiser's noise has now; 0 for a plain one."""
+    return check_std(optimizer.param_groups[0].get("noise_std", 0.0))
+
+
+def noise_of(optimizer: torch.optim.Optimizer) -> Noise:
+    """The noise an optimiser carries; none for a plain one."""
+    return optimizer.noise if isinstance(optimizer, LabelNoiseSGD) else NoNoise()

@@ -1,0 +1,1 @@
+"""One run: its configuration built, its folder, checkpoints, console and dashboard."""

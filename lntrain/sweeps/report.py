@@ -1,0 +1,210 @@
+"""The command `lntrain-report SWEEP_FOLDER`: one table, its figures, a page and a TensorBoard run of a whole sweep."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lntrain.runs import folders
+from lntrain.runs.dashboard import Dashboard, write_hparams
+from lntrain.runs.files import write_atomically
+from lntrain.sweeps import figures as sweep_plots
+from lntrain.sweeps.figures import Axis, Panel
+from lntrain.sweeps.page import METRICS, as_html, as_markdown, headline
+from lntrain.sweeps.table import Group, Row, Table, as_csv, as_jsonl, collect, groups_as_csv, show
+
+STORY = 3  # numbers drawn where the sweep is no plain training
+LINES = 6  # curves that one panel bears
+SETTINGS = ("steps", "seed", "replicas", "alpha", "alpha_ratio", "std", "lr", "points")  # numbers that are no results
+
+
+def chosen_metrics(table: Table, wished: Sequence[str] = ()) -> list[str]:
+    """What is drawn: the wished, else the story of a training, else the first results that differ between jobs.
+
+    Raises:
+        ValueError: a wished metric that no job has.
+    """
+    for name in wished:
+        if name not in table.metrics:
+            raise ValueError(f"--metric {name}: no finished job has it; there are {', '.join(table.metrics) or 'none'}")
+    if wished:
+        return list(wished)
+    if "distance_mean" in table.metrics:
+        return [name for name in METRICS if name in table.metrics]
+    varied = [
+        name
+        for name in table.metrics
+        if len({group.means[name][0] for group in table.groups if name in group.means}) > 1
+        and name not in (*SETTINGS, "seconds", "steps_per_second")
+        and not name.endswith("_sd")
+    ]
+    return varied[:STORY]
+
+
+def figures(table: Table, metrics: Sequence[str]) -> dict[str, Figure]:
+    """What the axes ask for: a curve over one, heat maps over two, and a page of maps for each value of a third."""
+    axes = [Axis(key, values) for key, values in table.drawn.items() if len(values) > 1]
+    if not axes or not metrics or not any(group.means for group in table.groups):
+        return {}
+    if len(axes) == 1:
+        panels = [_panel(table, name, [axes[0]]) for name in metrics]
+        return {"sweep": sweep_plots.curves(axes[0], None, panels)}
+    first, second, *rest = sorted(axes, key=lambda axis: -len(axis.values))
+    drawn = {}
+    for fixed in _corners(rest[:1]):
+        title = ", ".join(f"{key}={show(value)}" for key, value in fixed.items())
+        name = "sweep" + (f"_{title}" if title else "")
+        panels = [_panel(table, metric, [second, first], fixed) for metric in metrics]
+        drawn[name] = sweep_plots.maps(second, first, panels, title=title)
+        if not rest and first.numeric and len(second.values) <= LINES:
+            drawn[f"{name}_curves"] = sweep_plots.curves(first, second, panels)
+    return drawn
+
+
+def _corners(axes: Sequence[Axis]) -> list[dict[str, Any]]:
+    return [{axis.name: value} for axis in axes for value in axis.values] or [{}]
+
+
+def _panel(table: Table, metric: str, axes: Sequence[Axis], fixed: Mapping[str, Any] | None = None) -> Panel:
+    """One metric over one or two axes; further axes that are not fixed are averaged over."""
+    title, log, centre, expected, expects = METRICS.get(metric, (metric.replace("_", " "), None, None, None, ""))
+    rows = axes[0].values if len(axes) == 2 else [None]
+    shape = (len(rows), len(axes[-1].values))
+    mean, half, theory = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
+    marks = [["" for _ in range(shape[1])] for _ in range(shape[0])]
+    for i, j in np.ndindex(shape):
+        place = {
+            axes[-1].name: axes[-1].values[j],
+            **(fixed or {}),
+            **({axes[0].name: rows[i]} if len(axes) == 2 else {}),
+        }
+        groups = [g for g in table.groups if all(g.axes[key] == value for key, value in place.items())]
+        found = [g.means[metric] for g in groups if metric in g.means]
+        if found:
+            mean[i, j] = np.mean([m for m, _, _ in found])
+            half[i, j] = found[0][1] if len(found) == 1 else np.nan
+        theory[i, j] = (
+            np.mean([g.means[expected][0] for g in groups if expected in g.means] or [np.nan]) if expected else np.nan
+        )
+        marks[i][j] = ", ".join(
+            dict.fromkeys(row.status for g in groups for row in g.rows if row.status not in folders.DONE)
+        )
+    if expected == "bias":
+        theory = 1 + theory
+    if log is None:
+        known = mean[np.isfinite(mean)]
+        log = bool(len(known)) and float(known.min()) > 0 and float(known.max()) > 30 * float(known.min())
+    bounds = (0.0, 1.0) if metric.startswith("support_") and metric != "support_size" else (-math.inf, math.inf)
+    expected_values = theory if np.isfinite(theory).any() else None
+    return Panel(title, mean, half, expected_values, expects, log, centre, marks, bounds)
+
+
+def write_tensorboard(
+    folder: Path, title: str, table: Table, metrics: Sequence[str], drawn: Mapping[str, Figure]
+) -> None:
+    """A run for each setting, its bands over seeds and its HParams; and one with the figures and the table."""
+    for group in table.groups:
+        rows = seed_rows([row for row in group.rows if row.status in folders.DONE])
+        if not rows:
+            continue
+        board = Dashboard(folder / group.name.replace("/", "."), replicas=True, settled=int(rows[-1]["step"]) // 100)
+        lines = {"one": 1.0, **_reference_lines(group)}
+        for row in rows:
+            board.row(row, None, lines)
+        values = {key: value if isinstance(value, (str, float)) else str(value) for key, value in group.axes.items()}
+        results = {f"result/{name}": group.means[name][0] for name in metrics if name in group.means}
+        write_hparams(board.writer, values or {"sweep": title}, results, int(rows[-1]["step"]))
+        board.close()
+    board = Dashboard(folder / "sweep", layout={})
+    board.writer.add_text("table", as_markdown(title, table, metrics))
+    for name, figure in drawn.items():
+        board.writer.add_figure(name, figure)
+    board.close()  # fmt: skip
+
+
+def seed_rows(rows: Sequence[Row]) -> list[dict[str, float]]:
+    """metrics.jsonl of jobs that differ in their seeds: the mean over them at each common step, and name_sd over them."""
+    histories = []
+    for job in rows:
+        path = job.folder / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        histories.append({line["step"]: line for line in lines if not isinstance(line.get("arm"), str)})
+    if not histories:
+        return []
+    merged = []
+    for step in sorted(set.intersection(*(set(history) for history in histories))):
+        lines = [history[step] for history in histories]
+        names = [n for n in lines[0] if n != "step" and all(isinstance(line.get(n), (int, float)) for line in lines)]
+        row: dict[str, float] = {"step": step, **{n: float(np.mean([line[n] for line in lines])) for n in names}}
+        if len(lines) > 1:
+            row |= {
+                f"{n}_sd": float(np.std([line[n] for line in lines], ddof=1)) for n in names if not n.endswith("_sd")
+            }
+        merged.append(row)
+    return merged
+
+
+def _reference_lines(group: Group) -> dict[str, float]:
+    """The Lasso's l1 norm and support size, from the first job that kept its solution."""
+    for row in group.rows:
+        path = row.folder / "result.npz"
+        if path.is_file():
+            with np.load(path) as result:
+                if "reference_coef" in result.files and result["reference_coef"].ndim == 1:
+                    coef = result["reference_coef"]
+                    return {"l1": float(np.abs(coef).sum()), "support": float((coef != 0).sum())}
+    return {}
+
+
+def constant_overrides(table: Table) -> str:
+    """What the command set for every job alike."""
+    found = [
+        folders.read_overrides(row.folder) for row in table.rows if (row.folder / ".hydra" / "overrides.yaml").is_file()
+    ]
+    if not found:
+        return ""
+    return " ".join(f"{key}={value}" for key, value in found[0].items() if all(f.get(key) == value for f in found))
+
+
+def report(folder: Path, wished: Sequence[str] = ()) -> Path:
+    """Write FOLDER/report/: table.csv, groups.csv, jobs.jsonl, table.md, index.html, figures, tensorboard/."""
+    table = collect(folder)
+    metrics, title, out = chosen_metrics(table, wished), f"Sweep {folder.resolve().name}", folder / "report"
+    drawn = figures(table, metrics)
+    shutil.rmtree(out, ignore_errors=True)
+    texts = {
+        "table.csv": as_csv(table), "groups.csv": groups_as_csv(table), "jobs.jsonl": as_jsonl(table),
+        "table.md": as_markdown(title, table, metrics),
+        "index.html": as_html(title, table, metrics, drawn, constant_overrides(table)),
+    }  # fmt: skip
+    for name, text in texts.items():
+        write_atomically(out / name, text.encode())
+    for name, figure in drawn.items():
+        figure.savefig(out / f"{name.replace('/', '.')}.png")
+    write_tensorboard(out / "tensorboard", title, table, metrics, drawn)
+    print("\n".join(headline(table, metrics)) + f"\nwrote     {out / 'index.html'}")
+    return out
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    parser = argparse.ArgumentParser("lntrain-report", description=__doc__)
+    parser.add_argument("folder", type=Path, help="outputs/sweeps/NAME; it may still be running")
+    parser.add_argument(
+        "--metric", action="append", default=[], help="a number of summary.json to draw; may be repeated"
+    )
+    arguments = parser.parse_args()
+    try:
+        report(arguments.folder, arguments.metric)
+    except ValueError as error:
+        print(f"lntrain-report: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,227 @@
+"""A sweep's folder as one table: a row a job, whatever became of it, and means over seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from lntrain.runs import folders
+
+TIMING = ("seconds", "steps_per_second")  # another number each time: kept out of the table, which can then be compared
+LEVEL = 0.95  # of the intervals
+Value = float | str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job: its folder, what was swept, its status with a reason, its numbers, and the code that made it."""
+
+    folder: Path
+    axes: Mapping[str, Value]
+    status: str
+    reason: str
+    summary: Mapping[str, Any]
+    code: str | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs that differ in their seeds alone; name -> (mean, half width of its interval, how many)."""
+
+    axes: Mapping[str, Value]
+    rows: Sequence[Row]
+    means: Mapping[str, tuple[float, float, int]]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{key}={show(value)}" for key, value in self.axes.items()) or "all seeds"
+
+
+@dataclass(frozen=True)
+class Table:
+    """axes: short name -> its values in order, seeds among them; metrics: the numbers all rows may have."""
+
+    rows: Sequence[Row]
+    axes: Mapping[str, Sequence[Value]]
+    metrics: Sequence[str]
+    groups: Sequence[Group] = field(default=())
+
+    @property
+    def drawn(self) -> dict[str, Sequence[Value]]:
+        """The axes that are no seeds."""
+        return {key: values for key, values in self.axes.items() if not is_seed(key)}
+
+
+def is_seed(key: str) -> bool:
+    """Whether an axis only repeats.
+
+    >>> is_seed("problem.seed"), is_seed("lr")
+    (True, False)
+    """
+    return key.rpartition(".")[2] == "seed"
+
+
+def number(text: Any) -> Value:
+    """The number a text is, else the text.
+
+    >>> number("0.01"), number("3"), number("sgd")
+    (0.01, 3.0, 'sgd')
+    """
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None if text is None else str(text)
+
+
+def show(value: Any, digits: int = 3) -> str:
+    """A value for people.
+
+    >>> show(0.012345), show(2.0), show("sgd"), show(None)
+    ('0.0123', '2', 'sgd', '')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def collect(folder: Path) -> Table:
+    """Read a sweep's folder, also one that still runs or is half failed.
+
+    Raises:
+        ValueError: no such folder, or no job in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: give the folder of a sweep, such as outputs/sweeps/NAME")
+    swept = _swept(folder)
+    if not swept:
+        raise ValueError(f"{folder} holds no jobs: give the folder of a sweep, such as outputs/sweeps/NAME")
+    short = folders.short_keys(sorted({key for values in swept.values() for key in values}, key=_order(swept)))
+    rows = [
+        _row(folder / name, {short[key]: number(values.get(key)) for key in short}) for name, values in swept.items()
+    ]
+    rows.sort(key=lambda row: [_sortable(value) for value in row.axes.values()])
+    axes = {key: sorted({row.axes[key] for row in rows}, key=_sortable) for key in short.values()}
+    metrics = list(dict.fromkeys(name for row in rows for name in row.summary))
+    return Table(rows, axes, metrics, _groups(rows, axes, metrics))
+
+
+def _swept(folder: Path) -> dict[str, dict[str, str]]:
+    """job -> key -> value of what was swept: from sweep.json, and for another sweeper's jobs what differs between them."""
+    jobs: dict[str, dict[str, str]] = (folders.read_json(folder / "sweep.json") or {}).get("jobs", {})
+    others = {
+        path.parent.parent.name: folders.read_overrides(path.parent.parent)
+        for path in sorted(folder.glob("*/.hydra/overrides.yaml"))
+        if path.parent.parent.name not in jobs
+    }
+    if not others:
+        return jobs
+    keys = dict.fromkeys(key for values in others.values() for key in values)
+    varied = [key for key in keys if len({values.get(key) for values in others.values()}) > 1]
+    kept = dict.fromkeys([*varied, *(key for values in jobs.values() for key in values)])
+    return jobs | {name: {key: values[key] for key in kept if key in values} for name, values in others.items()}
+
+
+def _order(swept: Mapping[str, Mapping[str, str]]) -> Any:
+    order = list(dict.fromkeys(key for values in swept.values() for key in values))
+    return order.index
+
+
+def _sortable(value: Value) -> tuple[int, float, str]:
+    return (0, value, "") if isinstance(value, float) else (1, 0.0, str(value))
+
+
+def _row(folder: Path, axes: dict[str, Value]) -> Row:
+    summary, record = folders.read_json(folder / "summary.json"), folders.read_json(folder / "job.json")
+    code = None if record is None else record.get("code")
+    numbers = {
+        name: value
+        for name, value in (summary or {}).items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and name not in axes
+    }
+    if (busy := folders.holder(folder)) is not None:
+        return Row(folder, axes, "running", busy, {}, code)
+    if summary is None:
+        begun = record is not None
+        return Row(folder, axes, "cut off" if begun else "waiting", "its process is gone" if begun else "", {}, code)
+    return Row(folder, axes, str(summary.get("status")), str(summary.get("reason") or ""), numbers, code)
+
+
+def _groups(rows: Sequence[Row], axes: Iterable[str], metrics: Sequence[str]) -> list[Group]:
+    drawn, members = [key for key in axes if not is_seed(key)], {}  # type: ignore[var-annotated]
+    for row in rows:
+        members.setdefault(tuple(row.axes[key] for key in drawn), []).append(row)
+    groups = []
+    for values, some in members.items():
+        done = [row for row in some if row.status in folders.DONE]
+        found = {name: [row.summary[name] for row in done if name in row.summary] for name in metrics}
+        means = {name: interval(numbers) for name, numbers in found.items() if numbers}
+        groups.append(Group(dict(zip(drawn, values, strict=True)), some, means))
+    return groups
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, int]:
+    """Mean, half width of Student's 95 % interval about it (nan for one value), and how many.
+
+    >>> mean, half, count = interval([1.0, 2.0, 3.0])
+    >>> mean, round(half, 3), count
+    (2.0, 2.484, 3)
+    """
+    array = np.asarray(values, dtype=float)
+    if len(array) < 2:
+        return float(array.mean()), math.nan, len(array)
+    spread = float(array.std(ddof=1)) / math.sqrt(len(array))
+    return float(array.mean()), float(stats.t.ppf(0.5 + LEVEL / 2, len(array) - 1)) * spread, len(array)
+
+
+def as_csv(table: Table) -> str:
+    """A row a job: equal text for equal results."""
+    numbers = [name for name in table.metrics if name not in TIMING]
+    lines = [[*table.axes, "status", *numbers, "reason"]]
+    for row in table.rows:
+        values = [row.summary.get(name) for name in numbers]
+        lines.append([*map(_exact, row.axes.values()), row.status, *map(_exact, values), row.reason])
+    return _csv(lines)
+
+
+def groups_as_csv(table: Table) -> str:
+    """A row for each setting: jobs done, and the mean and the half width of its interval for each number."""
+    numbers = [name for name in table.metrics if name not in TIMING]
+    heads = [head for name in numbers for head in (name, f"{name}_half_width")]
+    lines = [[*table.drawn, "done", "jobs", *heads]]
+    for group in table.groups:
+        done = sum(row.status in folders.DONE for row in group.rows)
+        values = [value for name in numbers for value in group.means.get(name, (math.nan, math.nan, 0))[:2]]
+        lines.append([*map(_exact, group.axes.values()), str(done), str(len(group.rows)), *map(_exact, values)])
+    return _csv(lines)
+
+
+def as_jsonl(table: Table) -> str:
+    """A line a job with everything known of it."""
+    return "".join(
+        json.dumps({"job": row.folder.name, **row.axes, "status": row.status, "reason": row.reason, "code": row.code, **row.summary})
+        + "\n"
+        for row in table.rows
+    )  # fmt: skip
+
+
+def _exact(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return str(value)
+
+
+def _csv(lines: Iterable[Sequence[str]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
+    return out.getvalue()

@@ -1,0 +1,91 @@
+"""How the weights move: what a configuration says of them, and what follows for penalty, bias and stability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lntrain.data.problem import Problem
+from lntrain.lasso.solve import LassoSolution
+from lntrain.penalty.corrections import corrected_penalty
+from lntrain.penalty.formula import (
+    decay_penalty,
+    effective_lr,
+    finite_step_bias,
+    gradient_kurtosis,
+    stable_lr,
+    step_factor,
+)
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """Everything but the step size and the noise level."""
+
+    parametrisation: str = "difference"
+    loss_scale: float = 0.5
+    batch_size: int | None = None
+    sampling: str | None = None
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    antithetic: bool = False
+    noise_kurtosis: float = 3.0
+    init: float = 0.1
+
+    def penalty_options(self) -> dict[str, Any]:
+        """The keyword arguments of `effective_penalty` beside lr and std."""
+        names = ("parametrisation", "loss_scale", "batch_size", "sampling", "momentum", "dampening", "nesterov")
+        return {name: getattr(self, name) for name in (*names, "weight_decay", "antithetic")}
+
+    @property
+    def decay(self) -> float:
+        """What weight decay adds to every lambda_j."""
+        return decay_penalty(self.weight_decay, self.parametrisation, self.loss_scale)
+
+    def rate(self, lr: float) -> float:
+        """a * lr, with momentum's factor: log w^2 moves by 2 a lr (lambda -/+ g) a step."""
+        return float(
+            step_factor(self.parametrisation, self.loss_scale) * effective_lr(lr, self.momentum, self.dampening)
+        )
+
+    def time(self, steps: float) -> float:
+        """Of the flow, in units of lr: momentum makes a step longer."""
+        return float(effective_lr(1.0, self.momentum, self.dampening)) * steps
+
+    def reads_all(self, n: int) -> bool:
+        """Whether a step's gradient is that of all n rows."""
+        return self.batch_size is None or self.batch_size >= n or self.sampling == "haochen"
+
+    def cost(self, n: int, d: int) -> float:
+        """Nominal operations of one step of one network: X read twice, the weights, the draws."""
+        rows = n if self.reads_all(n) else int(self.batch_size or n)
+        return 4.0 * rows * d + 12.0 * d + 40.0 * rows
+
+    def bias(self, problem: Problem, lasso: LassoSolution, lr: float) -> Tensor:
+        """Finite-step bias of lambda, (d,)."""
+        return finite_step_bias(
+            problem.X, lasso.coef, lasso.penalty, lr=lr, parametrisation=self.parametrisation, loss_scale=self.loss_scale,
+            momentum=self.momentum, dampening=self.dampening, antithetic=self.antithetic,
+            kurtosis=gradient_kurtosis(problem.X, self.noise_kurtosis, self.batch_size),
+        )  # fmt: skip
+
+    def actual_penalty(self, problem: Problem, lasso: LassoSolution, lr: float, std: float) -> Tensor:
+        """(d,) the lambda that training shows near this Lasso: label noise and sampling, with the finite step's bias."""
+        residuals = (
+            None if self.reads_all(problem.n) else problem.X.double().cpu() @ lasso.coef - problem.y.double().cpu()
+        )
+        return corrected_penalty(
+            problem.X, lasso.coef, lr=lr, std=std, residuals=residuals, noise_kurtosis=self.noise_kurtosis,
+            **self.penalty_options(),
+        )  # fmt: skip
+
+    def stable(self, problem: Problem, size: Any) -> float:
+        """The largest stable step where the weights weigh `size` (d,): w_plus^2 + w_minus^2, |beta| at a minimum."""
+        return stable_lr(
+            problem.X, size, parametrisation=self.parametrisation, loss_scale=self.loss_scale,
+            momentum=self.momentum, dampening=self.dampening, nesterov=self.nesterov, batch_size=self.batch_size,
+        )  # fmt: skip

@@ -1,0 +1,182 @@
+"""predict(): which penalised problem this optimiser solves on this model, read from the objects themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lntrain.data.problem import Problem
+from lntrain.lasso.dual import Reference
+from lntrain.lasso.references import bridge
+from lntrain.lasso.solve import LassoSolution, weighted_lasso
+from lntrain.models.diagonal import DiagonalLinear
+from lntrain.noise.labels import Antithetic, GaussianNoise, Noise, NoNoise, RademacherNoise, as_noise
+from lntrain.optim.sgd import LabelNoiseSGD, noise_of, noise_std
+from lntrain.penalty.corrections import depth_penalty
+from lntrain.penalty.formula import effective_penalty
+from lntrain.theory.choose import stable_along
+from lntrain.theory.dynamics import Dynamics
+from lntrain.theory.expectation import expect, whole
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """min (1/2n)||y - X beta||^2 + sum_j weights_j |beta_j|^exponent, known before the first step.
+
+    weights (d,) float64; exponent 1 at depth 2, 2 - 2/L at depth L; terms: further penalties, none today;
+    reference: its certified solution; bias (d,): of the weights, relative, to first order in the step;
+    stable_lr: the step beyond which training leaves its path; notes: one line each.
+    """
+
+    weights: Tensor
+    exponent: float
+    reference: LassoSolution | Reference
+    bias: Tensor
+    stable_lr: float
+    notes: tuple[str, ...] = ()
+    terms: tuple[Any, ...] = ()
+    _expect: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def penalty(self) -> Tensor:
+        """The Lasso's lambda (d,): the weights, where the exponent is 1."""
+        if self.exponent != 1:
+            raise ValueError(f"the penalty is |beta|^{self.exponent:.3g}, no Lasso's: read .weights and .exponent")
+        return self.weights
+
+    def expected_distance(self, steps: int, *, average: str = "all") -> float:
+        """Relative distance to the reference that the mean of so many steps should show.
+
+        Args:
+            steps: of the whole run. average: "all" (`snapshot.mean_coef`) or "tail" (`snapshot.tail_coef`).
+
+        Raises:
+            ValueError: depth above 2, whose way there is not known in closed form.
+        """
+        if self._expect is None:
+            raise ValueError(f"no distance is predicted for the penalty |beta|^{self.exponent:.3g}")
+        if average not in ("all", "tail") or steps < 1:
+            raise ValueError(f'average={average!r}, steps={steps}: give "all" or "tail", and at least 1 step')
+        target, dynamics, lr, std = self._expect
+        return expect(target, dynamics, lr=lr, std=std, steps=steps, tail=average == "tail").distance
+
+
+def predict(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    problem: Problem,
+    *,
+    noise: Noise | float | None = None,
+    batch_size: int | None = None,
+    sampling: str | None = None,
+    loss_constant: float = 0.5,
+) -> Prediction:
+    """The penalised problem that training will solve; call it before the first step.
+
+    lambda_j = (1/2) a lr V_j + weight_decay / a, V_j = std^2 c_j / b (theory.md section 3).
+
+    Args:
+        model: a DiagonalLinear: its parametrisation, depth and present weights are read.
+        optimizer: LabelNoiseSGD or torch.optim.SGD: its lr, momentum, weight decay and noise are read.
+        problem: X (n, d), y (n,). noise: of the labels, where the optimizer carries none.
+        batch_size, sampling, loss_constant: as for `train`.
+
+    Returns:
+        Prediction.
+
+    Raises:
+        ValueError: a model or an optimizer whose penalty is not known, by name; no label noise.
+
+    >>> from lntrain import sparse_regression
+    >>> problem = sparse_regression(20, 10, 2)
+    >>> model = DiagonalLinear(problem.d, parametrisation="hadamard")
+    >>> prediction = predict(model, LabelNoiseSGD(model.parameters(), lr=0.01, noise=10.0), problem)
+    >>> bool(torch.equal(prediction.penalty, effective_penalty(problem.X, lr=0.01, std=10.0, parametrisation="hadamard")))
+    True
+
+    Source: theory.md sections 3, 4 and 6.
+    """
+    if not isinstance(model, DiagonalLinear):
+        raise ValueError(f"no penalty is predicted for a {type(model).__name__}: give a DiagonalLinear")
+    group = _group(optimizer)
+    labels = _noise(optimizer, noise)
+    lr, std = _number("lr", group["lr"], group.get("lr_ratio")), _number("std", labels.std)
+    dynamics = Dynamics(
+        parametrisation=model.parametrisation, loss_scale=loss_constant, batch_size=batch_size, sampling=sampling,
+        momentum=group["momentum"], dampening=group["dampening"], nesterov=group["nesterov"],
+        weight_decay=group["weight_decay"], antithetic=isinstance(labels, Antithetic),
+        noise_kurtosis=1.0 if isinstance(getattr(labels, "noise", labels), RademacherNoise) else 3.0,
+        init=float((model.log_weights.mean() / 2).exp()),
+    )  # fmt: skip
+    if model.depth > 2:
+        return _deeper(model, problem, dynamics, lr, std)
+    penalty = effective_penalty(problem.X, lr=lr, std=std, **dynamics.penalty_options())
+    reference = weighted_lasso(problem.X, problem.y, penalty, positive=model.parametrisation == "square")
+    target = whole(problem, reference)
+    stable = stable_along(target, dynamics, None)
+    notes = [f"lr={lr:g} is above the stable step {stable:.3g}: expect divergence"] if lr > stable else []
+    if labels.schedule is not None:
+        notes.append("the noise has a schedule: the prediction is for its first step")
+    bias = dynamics.bias(problem, reference, lr)
+    return Prediction(penalty, 1.0, reference, bias, stable, tuple(notes), _expect=(target, dynamics, lr, std))
+
+
+def _group(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The options of an optimiser whose penalty is known."""
+    if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
+        raise ValueError(
+            f"no penalty is predicted for {type(optimizer).__name__}: give LabelNoiseSGD or torch.optim.SGD"
+        )
+    first, *others = optimizer.param_groups
+    names = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize")
+    if any(other[name] != first[name] for other in others for name in names) or first["maximize"]:
+        raise ValueError("optimizer: parameter groups of different options, or maximize=True, solve no known problem")
+    return first
+
+
+def _noise(optimizer: torch.optim.Optimizer, noise: Noise | float | None) -> Any:
+    own = noise_of(optimizer)
+    if noise is not None and isinstance(optimizer, LabelNoiseSGD) and as_noise(noise) != own:
+        raise ValueError(f"noise={noise}: the optimizer carries {own}, which trains: give one of the two")
+    chosen = own if noise is None else as_noise(noise)
+    kind = chosen.noise if isinstance(chosen, Antithetic) else chosen
+    if (
+        not isinstance(kind, (GaussianNoise, RademacherNoise))
+        or isinstance(chosen, NoNoise)
+        or noise_is_zero(chosen.std)
+    ):
+        raise ValueError(f"noise is {chosen}: a penalty is predicted for Gaussian or Rademacher noise on numbers")
+    if noise is None and isinstance(optimizer, LabelNoiseSGD):  # a checkpoint's std counts, not the constructor's
+        std = noise_std(optimizer)
+        inner = replace(kind, std=tuple(std) if isinstance(std, list) else std)
+        return Antithetic(inner) if isinstance(chosen, Antithetic) else inner
+    return chosen
+
+
+def noise_is_zero(std: Any) -> bool:
+    return not isinstance(std, (tuple, list)) and float(std) == 0
+
+
+def _number(name: str, value: Any, ratio: Any = None) -> float:
+    if isinstance(value, (tuple, list)) or ratio is not None:
+        raise ValueError(f"{name} is one a replica: predict one at a time, with a single {name}")
+    return float(value)
+
+
+def _deeper(model: DiagonalLinear, problem: Problem, dynamics: Dynamics, lr: float, std: float) -> Prediction:
+    """Depth L > 2: sum_j kappa_j |beta_j|^(2 - 2/L)."""
+    if dynamics.momentum or dynamics.weight_decay or dynamics.antithetic:
+        raise ValueError(
+            "at depth above 2 a penalty is predicted without momentum, weight decay and antithetic pairs only"
+        )
+    weights = depth_penalty(
+        problem.X, lr=lr, std=std, depth=model.depth, batch_size=dynamics.batch_size, sampling=dynamics.sampling,
+        loss_scale=dynamics.loss_scale,
+    )  # fmt: skip
+    reference = bridge(problem.X, problem.y, weights, model.depth)
+    notes = ("exact as lr goes to 0: the first order in lr is not known at this depth",)
+    nothing = torch.full((problem.d,), torch.nan, dtype=torch.float64)
+    return Prediction(weights, 2 - 2 / model.depth, reference, nothing, torch.nan, notes)

@@ -1,0 +1,11 @@
+"""The loop that yields snapshots, replicas of any network side by side, and the judge of a snapshot."""
+
+from lntrain.training.evaluation import evaluate
+from lntrain.training.loop import DivergenceError, Snapshot, train
+
+__all__ = [
+    "DivergenceError",
+    "Snapshot",
+    "evaluate",
+    "train",
+]

@@ -1,0 +1,198 @@
+"""evaluate(): pure; how far a snapshot is from the Lasso that was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lntrain.data.problem import Problem
+from lntrain.lasso.certificate import products
+from lntrain.lasso.solve import LassoSolution, as_float64, moved_lasso
+from lntrain.theory.prediction import Prediction
+from lntrain.theory.support import Verdict, fallen, verdict
+from lntrain.training.loop import Snapshot
+
+
+def distance(coef: Tensor, reference: Tensor) -> Tensor:
+    """||coef - reference|| / ||reference|| over the last axis; without the division where the reference is zero."""
+    away: Tensor = torch.linalg.vector_norm(coef - reference, dim=-1)
+    size = torch.linalg.vector_norm(reference, dim=-1)
+    return away / torch.where(size > 0, size, 1.0)
+
+
+def kkt_residual(gradient: Tensor, coef: Tensor, penalty: Tensor, off: Tensor, positive: bool = False) -> Tensor:
+    """max_j |g_j + lambda_j s_j| / lambda_j over the best subgradient: s = sign(coef) on, free in [-1, 1] off.
+
+    >>> kkt_residual(torch.tensor([-0.75, 0.5]), torch.tensor([1.0, 0.0]), torch.ones(2), torch.tensor([False, True])).item()
+    0.25
+    """
+    on = (gradient + penalty * torch.sign(coef)).abs() / penalty
+    zero = ((-gradient if positive else gradient.abs()) - penalty).clamp_min(0) / penalty
+    return torch.where(off, zero, on).amax(-1)
+
+
+def support_scores(found: Tensor, true: Tensor) -> dict[str, Tensor]:
+    """Precision, recall and F1 of supports against others, over the last axis; 1 where both are empty."""
+    hit, claimed, wanted = (support.sum(-1).double() for support in (found & true, found, true))
+    empty = (claimed + wanted == 0).double()
+    return {
+        "support_precision": torch.maximum(hit / claimed.clamp_min(1), empty),
+        "support_recall": torch.maximum(hit / wanted.clamp_min(1), empty),
+        "support_f1": torch.maximum(2 * hit / (claimed + wanted).clamp_min(1), empty),
+    }
+
+
+def evaluate(
+    problem: Problem,
+    snapshot: Snapshot,
+    reference: Prediction | LassoSolution | Sequence[LassoSolution] | None,
+    penalty: Any = None,
+    *,
+    average: str = "all",
+) -> dict[str, float]:
+    """Every reported figure of a snapshot, as theory.md section 8 defines it.
+
+    Args:
+        problem: what was trained on. snapshot: from `train`.
+        reference: a `predict`ion; or the weighted Lasso, one a replica where penalties differ; or None.
+        penalty: (d,) or (R, d) lambda; the reference's own unless told otherwise.
+        average: what lambda_ratio, kkt_residual, l1_norm_mean and distance_compensated are of: "all", the mean
+            of all steps, or "tail", that of about the second half. Distances, fits and objectives have both.
+
+    Returns:
+        name -> value; with replicas the mean over them, and its standard deviation as name + "_sd".
+    """
+    return summarise(snapshot.step, measure(problem, snapshot, reference, penalty, average=average))
+
+
+def summarise(step: int, columns: Mapping[str, Tensor]) -> dict[str, float]:
+    """A row of the columns that `measure` gives: each mean, and with several replicas its standard deviation."""
+    row = {"step": float(step)}
+    for key, values in columns.items():
+        row[key] = float(values.mean())
+        if len(values) > 1:
+            row[f"{key}_sd"] = float(values.std())
+    return row
+
+
+def measure(
+    problem: Problem,
+    snapshot: Snapshot,
+    reference: Prediction | LassoSolution | Sequence[LassoSolution] | None,
+    penalty: Any = None,
+    *,
+    average: str = "all",
+) -> dict[str, Tensor]:
+    """`evaluate` before the mean: name -> (R,) values, (1,) without replicas."""
+    many = snapshot.loss.ndim > 0
+
+    def rows(values: Tensor) -> Tensor:
+        return (values if many else values[None]).detach().cpu().double()
+
+    columns = {"train_loss": rows(snapshot.loss)}
+    if snapshot.coef is None or snapshot.mean_coef is None:
+        return columns
+    if average not in ("all", "tail"):
+        raise ValueError(f'average={average!r} is unknown: choose "all" or "tail"')
+    last, mean = rows(snapshot.coef), rows(snapshot.mean_coef)
+    tail = mean if snapshot.tail_coef is None else rows(snapshot.tail_coef)
+    tail_noise = snapshot.mean_noise if snapshot.tail_noise is None else snapshot.tail_noise
+    judged, noise = (mean, snapshot.mean_noise) if average == "all" else (tail, tail_noise)
+    columns["l1_norm_last"], columns["l1_norm_mean"] = last.abs().sum(-1), judged.abs().sum(-1)
+    if problem.coef is not None:
+        truth = problem.coef.cpu().double()
+        columns["distance_truth_mean"], columns["distance_truth_last"] = distance(mean, truth), distance(last, truth)
+    if reference is None:
+        return columns
+    averages = {"mean": mean, "tail": tail}
+    if isinstance(reference, Prediction):
+        if reference.exponent != 1:
+            fits = _fits(problem, {**averages, "": reference.reference.coef[None]})
+            return columns | _distances(reference.reference.coef, last, averages, fits)
+        reference, penalty = _lasso_of(reference), reference.penalty if penalty is None else penalty
+    lassos = [reference] * len(mean) if isinstance(reference, LassoSolution) else list(reference)
+    fell = None
+    if snapshot.log_weights is not None and snapshot.earlier_log_weights is not None:
+        now, before = rows(snapshot.log_weights), rows(snapshot.earlier_log_weights)
+        fell = fallen(now, before, snapshot.step, snapshot.earlier_step)
+    sampled = _sampled(snapshot, snapshot.step - snapshot.earlier_step * (average == "tail"))
+    return columns | _against(problem, lassos, penalty, last, averages, judged, rows(noise), fell, sampled)
+
+
+def _sampled(snapshot: Snapshot, steps: int) -> float:
+    """1 / (batch_size steps) where rows are drawn, else 0: their mean residuals vary by that times n r^2."""
+    size, sampling = (snapshot._state.get(name) for name in ("batch_size", "sampling"))
+    return 1.0 / (size * steps) if size and steps and sampling not in ("full", "haochen") else 0.0
+
+
+def _lasso_of(prediction: Prediction) -> LassoSolution:
+    assert isinstance(prediction.reference, LassoSolution)
+    return prediction.reference
+
+
+def _fits(problem: Problem, coefs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """X beta (R, n) for each name's coefficients (R, d)."""
+    X = as_float64(problem.X)
+    return {name: torch.from_numpy(products(X, coef.numpy())) for name, coef in coefs.items()}
+
+
+def _distances(
+    beta: Tensor, last: Tensor, averages: Mapping[str, Tensor], fits: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Each row's distances to coefficients (d,) or (R, d), and of the fits to theirs, fits[""]."""
+    figures = {"distance_last": distance(last, beta)}
+    for name, average in averages.items():
+        figures |= {f"distance_{name}": distance(average, beta), f"fit_{name}": distance(fits[name], fits[""])}
+    return figures
+
+
+def _support(
+    X: Any, lassos: Sequence[LassoSolution], mean: Tensor, gradient: Tensor, power: Tensor, fell: Tensor | None
+) -> Verdict:
+    """theory.md section 4's verdict; a model without log-weights is on where its mean is not tiny."""
+    if fell is None:
+        off = mean.abs() <= 1e-3 * mean.abs().amax(-1, keepdim=True)
+        return Verdict(~off, off)
+    lam = torch.stack([lasso.penalty for lasso in lassos])
+    return verdict(X, gradient, mean, lam, power, fell, lassos[0].positive)
+
+
+def _against(
+    problem: Problem, lassos: Sequence[LassoSolution], penalty: Any, last: Tensor, averages: Mapping[str, Tensor],
+    judged: Tensor, noise: Tensor, fell: Tensor | None, sampled: float,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Each row's figures against its own Lasso."""
+    X, y = as_float64(problem.X), problem.y.detach().cpu().double()
+    if penalty is not None:
+        lam = torch.as_tensor(penalty, dtype=torch.float64).expand(len(judged), problem.d)
+        lassos = [
+            lasso if torch.equal(lasso.penalty, own) else replace(lasso, penalty=own)
+            for lasso, own in zip(lassos, lam, strict=True)
+        ]
+    lam, beta = torch.stack([lasso.penalty for lasso in lassos]), torch.stack([lasso.coef for lasso in lassos])
+    compensated = moved_lasso(X, y, noise, lassos)
+    alike = beta[:1] if all(lasso is lassos[0] for lasso in lassos) else beta
+    fits = _fits(problem, {**averages, "": alike})
+    best = torch.tensor([lasso.objective for lasso in lassos], dtype=torch.float64)
+    figures = _distances(beta, last, averages, fits) | {"distance_compensated": distance(judged, compensated)}
+    for name, average in averages.items():
+        objective = (y - fits[name]).square().sum(-1) / (2 * len(y)) + (lam * average.abs()).sum(-1)
+        figures[f"suboptimality_{name}"] = torch.where(
+            best != 0, (objective - best) / torch.where(best != 0, best, 1.0), 0.0
+        )
+    residual = next(fits[name] for name, average in averages.items() if average is judged) - y
+    gradient = torch.from_numpy(products(X.T, (residual - noise).numpy())) / len(y)
+    power = noise.square().mean(-1, keepdim=True) + sampled * len(y) * residual.square().mean(-1, keepdim=True)
+    on, found = beta != 0, _support(X, lassos, judged, gradient, power, fell)
+    return {
+        **figures,
+        "kkt_residual": kkt_residual(gradient, judged, lam, ~found.on, lassos[0].positive),
+        "lambda_ratio": torch.where(on, -torch.sign(beta) * gradient / lam, 0.0).sum(-1) / on.sum(-1),
+        **support_scores(found.on, on),
+        "support_size": found.on.sum(-1).double(),
+        "support_undecided": found.undecided.sum(-1).double(),
+    }

@@ -1,0 +1,304 @@
+"""The loop: a generator of snapshots. It knows nothing of Lasso, Hydra or TensorBoard."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lntrain.data.problem import Problem
+from lntrain.engine import choose
+from lntrain.engine.state import BLOCK, Run
+from lntrain.models.diagonal import DiagonalLinear
+from lntrain.noise.labels import LabelFlips
+from lntrain.noise.philox import check_sampling
+from lntrain.noise.schedules import Schedule
+from lntrain.optim.sgd import noise_std
+from lntrain.penalty.formula import stable_lr
+
+POINTS_PER_OCTAVE = 4  # of the log-spaced snapshots
+HEARTBEAT = 0.2  # seconds between heartbeats
+LONGEST = 2**40  # steps of a chunk: it doubles at every one of thousands of close snapshots
+GROWTH = 1e6  # a loss this many times its start (with the noise) has diverged
+
+
+class DivergenceError(RuntimeError):
+    """The loss left all bounds; the last snapshot yielded is the last good state."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where a run stands after `step` steps. Means run over the pre-step values, steps 0..step-1.
+
+    coef, mean_coef (d,) or (R, d); mean_noise (n,) or (R, n), the mean realised label noise
+    (times n/b for batches); tail_coef, tail_noise the same over steps earlier_step..step-1, about the
+    second half, which forgets the start exponentially and not as 1 / step; log_weights (m, d) or (R, m, d), log w^2 now, and
+    earlier_log_weights at earlier_step, about half way; loss () or (R,) on the clean labels;
+    lr and std at this step; scheduled: False for a heartbeat; engine: "fused" or "torch".
+    """
+
+    step: int
+    coef: Tensor | None
+    mean_coef: Tensor | None
+    mean_noise: Tensor
+    log_weights: Tensor | None
+    earlier_log_weights: Tensor | None
+    earlier_step: int
+    loss: Tensor
+    lr: float
+    std: Any
+    scheduled: bool
+    engine: str
+    _state: dict[str, Any] = field(repr=False)
+    tail_coef: Tensor | None = None
+    tail_noise: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `train(..., state=)` needs to go on, on one machine bit for bit; loads with weights_only=True."""
+        return copy.deepcopy(self._state)
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    problem: Problem,
+    steps: int,
+    *,
+    batch_size: int | None = None,
+    sampling: str | None = None,
+    loss_constant: float = 0.5,
+    lr_schedule: Schedule | None = None,
+    engine: str = "auto",
+    snapshots: str | Iterable[int] = "log",
+    state: dict[str, Any] | None = None,
+    loss_scale: float | None = None,
+) -> Iterator[Snapshot]:
+    """Train by (stochastic) gradient descent on loss_constant * mean (prediction - noisy label)^2.
+
+    Args:
+        model: a DiagonalLinear, or any nn.Module on the torch path.
+        optimizer: LabelNoiseSGD, or any torch optimiser (then without noise).
+        problem: X (n, d), dense or CSR, y (n,), in the model's dtype.
+        steps: the last step, counted from the run's beginning also when `state` goes on from one.
+        batch_size: rows a step, None for all. sampling: "full", "replacement" (the default with a
+            batch_size), "without", "shuffle" (epochs) or "haochen" (full gradient, noise on b labels).
+        loss_constant: 0.5 is half the mean square, 0.25 the paper's. loss_scale: its former name.
+        lr_schedule: step -> factor on lr.
+        engine: "auto", "torch" or "fused".
+        snapshots: "log" (4 an octave) or the steps to report.
+        state: an earlier snapshot's state_dict().
+
+    Yields:
+        Snapshot at each scheduled step, the last one at `steps`, and heartbeats between.
+
+    Raises:
+        ValueError: arguments that do not fit, by name. DivergenceError: the loss left all bounds.
+
+    >>> problem = Problem([[1.0], [1.0]], [1.0, 1.0])
+    >>> model = DiagonalLinear(1, init=0.5)
+    >>> *_, last = train(model, torch.optim.SGD(model.parameters(), lr=0.1), problem, 200)
+    >>> round(float(last.coef), 3)
+    1.0
+    """
+    # Checked here, at the call, not at the first `next`: hence a plain function around the generator.
+    constant = loss_constant if loss_scale is None else loss_scale
+    run = _begin(model, optimizer, problem, batch_size, sampling, constant, lr_schedule)
+    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+        raise ValueError(f"steps={steps!r} must be a whole number, at least 1")
+    scheduled = _schedule(int(steps), snapshots, run.period)
+    if state is not None:
+        _restore(run, state)
+    return _advance(run, problem, int(steps), scheduled, *choose(engine, run))
+
+
+def _begin(
+    model: nn.Module, optimizer: torch.optim.Optimizer, problem: Problem, batch_size: int | None,
+    sampling: str | None, loss_scale: float, lr_schedule: Schedule | None,
+) -> Run:  # fmt: skip
+    size, sampling = check_sampling(problem.n, batch_size, sampling)
+    if not loss_scale > 0:
+        raise ValueError(f"loss_constant={loss_scale} must be positive")
+    parameter = next(model.parameters())
+    if parameter.dtype != problem.X.dtype or parameter.device != problem.X.device:
+        raise ValueError(
+            f"model is {parameter.dtype} on {parameter.device}, problem {problem.X.dtype} on {problem.X.device}: "
+            "make them one, e.g. problem.to(dtype)"
+        )
+    if isinstance(model, DiagonalLinear) and model.in_features != problem.d:
+        raise ValueError(f"model has in_features={model.in_features}, the problem d={problem.d}")
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in model.parameters()):
+        raise ValueError("optimizer holds none of the model's parameters: build it from model.parameters()")
+    run = Run(model, optimizer, problem.X, problem.y, size, sampling, loss_scale, lr_schedule)
+    if isinstance(run.noise, LabelFlips):
+        raise ValueError("LabelFlips perturbs classes: regression needs GaussianNoise or RademacherNoise")
+    for name, many in (("noise_std", "std"), ("lr_ratio", "lr"), ("seed", "seed")):
+        values = optimizer.param_groups[0].get(name)
+        if isinstance(values, list) and len(values) != run.replicas:
+            raise ValueError(f"{many} holds {len(values)} values: the model has {run.replicas or 'no'} replicas")
+    return run
+
+
+def _schedule(steps: int, snapshots: str | Iterable[int], period: int = 1) -> set[int]:
+    """The steps to report; "log" keeps to whole pairs of antithetic noise, whose mean is 0 there alone."""
+    if isinstance(snapshots, str):
+        if snapshots != "log":
+            raise ValueError(f'snapshots={snapshots!r}: give "log" or the steps to report')
+        octaves = range(POINTS_PER_OCTAVE * steps.bit_length())
+        chosen = {int(steps * 2 ** (-k / POINTS_PER_OCTAVE)) // period * period for k in octaves}
+    else:
+        chosen = {int(s) for s in snapshots}
+    return {s for s in chosen if 1 <= s < steps} | {steps}
+
+
+def _advance(
+    run: Run, problem: Problem, steps: int, scheduled: set[int], engine: str, advance: Callable[[Run, int], None]
+) -> Iterator[Snapshot]:
+    halves = {s // 2 // run.period * run.period for s in scheduled}
+    stops = sorted(s for s in scheduled | halves | {steps} if s > run.step)
+    start_loss, std = _loss(run), torch.as_tensor(noise_std(run.optimizer))
+    bound = GROWTH * (start_loss.max() + run.loss_scale * (run.y.square().mean() + std.square().max()))
+    chunk, beat, pause = 256, time.monotonic(), HEARTBEAT
+    if not run.history:
+        _record(run)
+    if not stops:
+        yield _snapshot(run, engine, scheduled=True)
+    for stop in stops:
+        while run.step < stop:
+            began = time.monotonic()
+            goal = run.step + chunk
+            advance(
+                run, min(stop, goal // BLOCK * BLOCK if chunk >= BLOCK else goal)
+            )  # whole blocks: see engine/sparse
+            _check(run, problem, bound)
+            now = time.monotonic()
+            chunk = max(16, min(2 * chunk, LONGEST, int(chunk * HEARTBEAT / 2 / max(now - began, 1e-6))))
+            if now - beat > pause and run.step < stop:
+                yield _snapshot(run, engine, scheduled=False)
+                beat = time.monotonic()
+                pause = max(HEARTBEAT, 20 * (beat - now))  # a heartbeat of a large model must not slow it
+        _record(run)
+        if stop in scheduled:
+            yield _snapshot(run, engine, scheduled=True)
+            beat = time.monotonic()
+
+
+def _loss(run: Run) -> Tensor:
+    """The clean loss, () or (R,)."""
+    with torch.no_grad():
+        output = run.model(run.X)
+        if run.replicas is None:
+            output = output.reshape(run.y.shape)
+        loss: Tensor = run.loss_scale * (output - run.y).square().mean(-1)
+        return loss
+
+
+def _check(run: Run, problem: Problem, bound: Tensor) -> None:
+    loss = _loss(run)
+    finite = all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
+    if finite and bool((loss <= bound).all()):
+        return
+    lr = float(run.optimizer.param_groups[0]["lr"])
+    raise DivergenceError(
+        f"diverged by step {run.step} with lr={lr:g}: the loss is {float(loss.max()):.3g}; {_remedy(run, problem, lr)}"
+    )
+
+
+def _remedy(run: Run, problem: Problem, lr: float) -> str:
+    """A step that is stable at the least squares solution, where the run was half way, and below the one that failed."""
+    if not isinstance(run.model, DiagonalLinear) or run.model.depth != 2 or problem.X.layout != torch.strided:
+        return "take a smaller lr"
+    X, y = problem.X.double(), problem.y.double()
+    coef = problem.coef if problem.coef is not None else torch.linalg.pinv(X) @ y
+    sizes = [coef, *(kept["log_weights"].exp().sum(-2).reshape(-1, problem.d).amax(0) for kept in run.history[:1])]
+    options: dict[str, Any] = {"parametrisation": run.model.parametrisation, "loss_scale": run.loss_scale}
+    stable = min(
+        stable_lr(X, size, batch_size=run.batch_size, **options) for size in sizes if bool(size.isfinite().all())
+    )
+    return f"a stable lr for this problem is at most {min(stable, lr) / 2:.2g}, less with strong noise"
+
+
+def _record(run: Run) -> None:
+    """Keep log-weights and sums of the last half of the run: tail means and the support rule look back half way."""
+    half = run.step // 2 // run.period * run.period
+    run.history = [kept for kept in run.history if half <= kept["step"] != run.step]
+    record = {"step": run.step, **{f"{name}_sum": run.total(name) for name in ("coef", "noise") if run.summed(name)}}
+    log_weights = getattr(run.model, "log_weights", None)
+    run.history.append(record if log_weights is None else {**record, "log_weights": log_weights.clone()})
+
+
+def _half_way(run: Run) -> dict[str, Any]:
+    """The last record at most half way, at the end of a pair where noise comes in pairs."""
+    half = run.step // 2 // run.period * run.period
+    before = [kept for kept in run.history if kept["step"] <= half]
+    return before[-1] if before else run.history[0]
+
+
+def _tail(run: Run, earlier: dict[str, Any], name: str) -> Tensor:
+    """The mean of "coef" or "noise" since the record; the mean of all where nothing came after it or it has no sum."""
+    since, before = run.step - earlier["step"], earlier.get(f"{name}_sum")
+    return run.mean(name) if before is None or since == 0 else (run.total(name) - before) / since
+
+
+def _snapshot(run: Run, engine: str, *, scheduled: bool) -> Snapshot:
+    coef = None if run.coef is None else run.coef.clone()
+    earlier = _half_way(run)
+    mean = None if coef is None else run.mean("coef") if run.step else coef.double()
+    if run.lr_schedule is not None:
+        run.set_lr(float(run.lr_schedule(run.step)))
+    std = torch.as_tensor(noise_std(run.optimizer)) * float(run.noise.factor(run.noise_step))  # type: ignore[union-attr]
+    return Snapshot(
+        step=run.step,
+        coef=coef,
+        mean_coef=mean,
+        mean_noise=run.mean("noise"),
+        log_weights=run.model.log_weights if hasattr(run.model, "log_weights") else None,  # type: ignore[arg-type]
+        earlier_log_weights=earlier.get("log_weights"),
+        earlier_step=earlier["step"],
+        loss=_loss(run),
+        lr=float(run.optimizer.param_groups[0]["lr"]),
+        std=std.tolist(),
+        scheduled=scheduled,
+        engine=engine,
+        _state=_state(run),
+        tail_coef=mean if coef is None or not run.step else _tail(run, earlier, "coef"),
+        tail_noise=_tail(run, earlier, "noise"),
+    )
+
+
+def _state(run: Run) -> dict[str, Any]:
+    return {
+        "step": run.step,
+        "model": {key: value.clone() for key, value in run.model.state_dict().items()},
+        "optimizer": copy.deepcopy(run.optimizer.state_dict()),
+        "base_lr": list(run.base_lr),
+        "sums": {key: value.clone() for key, value in run.sums.items()},
+        "history": list(run.history),
+        "batch_size": run.batch_size,
+        "sampling": run.sampling,
+        "loss_scale": run.loss_scale,
+    }
+
+
+def _restore(run: Run, state: dict[str, Any]) -> None:
+    missing = {"step", "model", "optimizer", "base_lr", "sums", "history"} - set(state)
+    if missing:
+        raise ValueError(f"state lacks {', '.join(sorted(missing))}: give a snapshot's state_dict()")
+    for name in ("batch_size", "sampling", "loss_scale"):
+        if state[name] != getattr(run, name):
+            raise ValueError(
+                f"{name}={getattr(run, name)!r} differs from the state's {state[name]!r}: go on with the same"
+            )
+    state = copy.deepcopy(state)
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.step, run.base_lr = state["step"], state["base_lr"]
+    run.history = [  # before tail means there were pairs (step, log-weights)
+        kept if isinstance(kept, dict) else {"step": kept[0], "log_weights": kept[1]} for kept in state["history"]
+    ]
+    run.sums = {key: value.to(run.sums[key].device) for key, value in state["sums"].items()}
