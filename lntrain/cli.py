@@ -131,13 +131,13 @@ def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool 
 
 def task_of(cfg: DictConfig) -> Callable[..., Any]:
     """What `task` names."""
-    modules = {"train": "job", "figure1": "figure1", "path": "path", "classification": "classify",
+    modules = {"train": "train", "figure1": "figure1", "path": "path", "classification": "classify",
                "selectivity": "selectivity", "matrix_sensing": "sensing"}  # fmt: skip
     if cfg.task not in modules:
         raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(modules)}")
     if cfg.task != "train" and cfg.device != "cpu":
         raise Mistake(f"device={cfg.device}: experiment={cfg.task} runs on the CPU")
-    run: Callable[..., Any] = import_module(f"lntrain.{modules[cfg.task]}").run  # the others would load torchvision
+    run: Callable[..., Any] = import_module(f"lntrain.experiments.{modules[cfg.task]}").run  # the others would load torchvision
     return run
 
 

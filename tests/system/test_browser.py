@@ -50,7 +50,7 @@ pytestmark = pytest.mark.slow
 def sweep(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser") / "sweep"
     code = "from lntrain.{} import main; main()"
-    for module, arguments in (("cli", ["-m", *SWEEP, f"hydra.sweep.dir={folder}"]), ("sweep_report", [folder])):
+    for module, arguments in (("cli", ["-m", *SWEEP, f"hydra.sweep.dir={folder}"]), ("sweeps.report", [folder])):
         command = [sys.executable, "-c", code.format(module), *map(str, arguments)]
         subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL, cwd=folder.parent)
     return folder
