@@ -137,7 +137,9 @@ def task_of(cfg: DictConfig) -> Callable[..., Any]:
         raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(modules)}")
     if cfg.task != "train" and cfg.device != "cpu":
         raise Mistake(f"device={cfg.device}: experiment={cfg.task} runs on the CPU")
-    run: Callable[..., Any] = import_module(f"lntrain.experiments.{modules[cfg.task]}").run  # the others would load torchvision
+    run: Callable[..., Any] = import_module(
+        f"lntrain.experiments.{modules[cfg.task]}"
+    ).run  # the others would load torchvision
     return run
 
 

@@ -14,7 +14,7 @@ import lntrain
 ROOT = Path(lntrain.__file__).parent
 # lowest first; `_moved` finds modules by their old names, and imports none
 PACKAGES = (
-    "_moved", "noise", "models", "data", "optim", "penalty", "lasso", "engine", "theory", "training", "sharpness",
+    "_moved", "_checks", "noise", "models", "data", "optim", "penalty", "lasso", "engine", "theory", "training", "sharpness",
     "runs", "experiments", "sweeps", "claims", "cli",
 )  # fmt: skip
 HOMES = {

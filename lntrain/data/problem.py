@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-import numbers
-import warnings
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lntrain._checks import as_tensor
+from lntrain.data.design import Design
 
 _ROWS = 64  # checked at a time: a mask of all of a large X would double its memory
 
@@ -118,6 +120,11 @@ class Problem:
         """The columns' names, or their numbers "0", "1", ... where they have none: always d of them."""
         return self.columns or tuple(str(j) for j in range(self.d))
 
+    @cached_property
+    def design(self) -> Design:
+        """X in float64 with what theory reads of it, each computed once."""
+        return Design(self.X)
+
     def to(self, *args: Any) -> Problem:
         """The same problem in another dtype or on another device."""
         coef = None if self.coef is None else self.coef.to(*args)
@@ -129,44 +136,6 @@ class Problem:
         offset = torch.zeros(self.d) if self.X_offset is None else self.X_offset
         back = coef.double().cpu() * self.y_scale / scale.double()
         return back, self.y_offset - back @ offset.double()
-
-
-def as_tensor(values: Any, label: str = "X") -> Tensor:
-    """An array, a tensor, a data frame or a scipy.sparse matrix as a tensor of floats; sparse ones in CSR layout."""
-    if isinstance(values, Tensor):
-        tensor = values.detach()
-    elif hasattr(values, "tocsr"):
-        csr = values.tocsr(copy=True)
-        csr.sum_duplicates()
-        begins, columns = (torch.from_numpy(part.astype(np.int64)) for part in (csr.indptr, csr.indices))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # "beta state"
-            tensor = torch.sparse_csr_tensor(begins, columns, torch.from_numpy(csr.data), size=csr.shape)
-    else:
-        try:
-            tensor = torch.from_numpy(np.array(_frame(values) if hasattr(values, "to_numpy") else values))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{label} is no array of numbers: {error}") from None
-    if tensor.layout not in (torch.strided, torch.sparse_csr):
-        raise ValueError(f"{label} is {tensor.layout}: give a dense tensor or a CSR one (.to_sparse_csr())")
-    if tensor.is_complex():
-        raise ValueError(f"{label} holds complex numbers: give real ones")
-    return tensor if tensor.is_floating_point() else tensor.double()
-
-
-def _frame(frame: Any) -> Any:
-    """The numbers of a data frame (n, d) or a series (n,); what is none is named by its column."""
-    array = frame.to_numpy()
-    if array.dtype.kind in "fiubc":
-        return array
-    names = [str(name) for name in getattr(frame, "columns", ())] or [str(getattr(frame, "name", None) or "0")]
-    for name, column in zip(names, array.reshape(len(array), -1).T, strict=True):
-        for i, value in enumerate(column):
-            if value is None or type(value).__name__ in ("NAType", "NaTType"):
-                raise ValueError(f"column {name!r} is missing in row {i}: fill it or drop the row")
-            if not isinstance(value, (numbers.Number, np.bool_)) or isinstance(value, np.timedelta64):
-                raise ValueError(f"column {name!r} holds {str(value)!r}: encode it (pandas.get_dummies) or drop it")
-    return array.astype(np.float64)
 
 
 def sparse_regression(

@@ -1,6 +1,7 @@
 """Weighted Lassos with a certificate, and the other limits that label noise has."""
 
-from lntrain.lasso.certificate import GAP, as_float64, duality_gap, lasso_objective
+from lntrain._checks import as_float64
+from lntrain.lasso.certificate import GAP, duality_gap, lasso_objective
 from lntrain.lasso.dual import Reference
 from lntrain.lasso.references import (
     SelfConsistent,

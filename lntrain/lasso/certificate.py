@@ -5,30 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, issparse
-from torch import Tensor
+from scipy.sparse import issparse
+
+from lntrain._checks import as_float64
 
 Array = NDArray[np.float64]
 GAP = 1e-6  # relative duality gap that every reference must meet
 FEW = 8  # rows whose products with X are sooner one by one
 LARGEST = 1e100  # of numbers whose squares can be summed
-
-
-def as_float64(values: Any) -> Any:
-    """A tensor or array as a float64 array in memory; a sparse one as scipy's CSR."""
-    if isinstance(values, Tensor) and values.layout == torch.sparse_csr:
-        where = (part.cpu().numpy() for part in (values.col_indices(), values.crow_indices()))
-        values = csr_array((values.values().detach().cpu().double().numpy(), *where), shape=tuple(values.shape))
-    if issparse(values):
-        X = csr_array(values, dtype=np.float64)
-        if not X.has_canonical_format:  # an entry in two parts has no square of its own
-            X = X.copy()
-            X.sum_duplicates()
-        kind = np.int32 if X.nnz < 2**31 else np.int64  # scikit-learn's coordinate descent wants int32
-        return csr_array((X.data, X.indices.astype(kind, copy=False), X.indptr.astype(kind, copy=False)), shape=X.shape)
-    return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=np.float64)
 
 
 def lasso_objective(X: Any, y: Any, penalty: Any, coef: Any) -> float:

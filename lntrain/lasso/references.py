@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from torch import Tensor
 
+from lntrain._checks import as_float64
 from lntrain.lasso.dual import Reference as Reference
 from lntrain.lasso.dual import certify, dual_newton
-from lntrain.lasso.solve import LassoSolution, as_float64, weighted_lasso
+from lntrain.lasso.solve import LassoSolution, weighted_lasso
 from lntrain.penalty.corrections import sampling_penalty, shuffle_shift
 from lntrain.penalty.formula import effective_penalty
 

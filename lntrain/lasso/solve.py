@@ -11,6 +11,7 @@ import torch
 from scipy.sparse import issparse
 from torch import Tensor
 
+from lntrain._checks import as_float64
 from lntrain.lasso.certificate import GAP as GAP
 from lntrain.lasso.certificate import (
     Array,
@@ -21,7 +22,6 @@ from lntrain.lasso.certificate import (
     positive_penalty,
     relative_gap,
 )
-from lntrain.lasso.certificate import as_float64 as as_float64
 from lntrain.lasso.certificate import duality_gap as duality_gap
 from lntrain.lasso.certificate import lasso_objective as lasso_objective
 from lntrain.lasso.solvers import columns_of, working_sets

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lntrain.data.design import Design
 from lntrain.noise.labels import check_std
 from lntrain.noise.philox import check_sampling
 from lntrain.penalty.formula import (
-    as_matrix,
     effective_lr,
     effective_penalty,
     finite_step_bias,
@@ -49,7 +49,7 @@ def sampling_variance(X: Any, residuals: Any, *, batch_size: int | None = None, 
 
     Source: theory.md section 3; exact for "replacement" and "without" (finite-population sampling).
     """
-    X = as_matrix(X).cpu()
+    X = Design.of(X).X
     r = torch.as_tensor(residuals, dtype=torch.float64).cpu()
     r = r[None] if r.ndim == 1 else r
     if r.ndim != 2 or r.shape[1] != len(X):
@@ -90,7 +90,7 @@ def shuffle_shift(
     Source: derived here, to first order in lr * rows of an epoch: each batch's noise has mean -1/(n/b - 1) of its
     own over the rest of the epoch. theory.md section 3 has "about 2/3 of f" from one setting; in general it is no factor.
     """
-    X = as_matrix(X).cpu()
+    X = Design.of(X).X
     y, beta = (torch.as_tensor(v, dtype=torch.float64).detach().cpu() for v in (y, coef))
     b, n = check_sampling(len(X), batch_size, "shuffle")[0], len(X)
     r, size = X @ beta - y, beta.abs()
@@ -238,7 +238,7 @@ def plan_steps(
     penalty = effective_penalty(X, lr=lr, std=std, **options)[on]
     if statistic == "iid" and not options["antithetic"]:
         b, _ = check_sampling(np.shape(X)[0], options.get("batch_size"), options.get("sampling"))
-        variance = std**2 * mean_squares(X).cpu()[on] / b
+        variance = std**2 * mean_squares(X)[on] / b
         needed = variance / (penalty * kkt_tol).square()
     else:
         chosen = {k: options[k] for k in ("parametrisation", "loss_scale") if k in options}

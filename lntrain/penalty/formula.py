@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lntrain.data.problem import as_tensor
+from lntrain._checks import as_float64
+from lntrain.data.design import Design
 from lntrain.noise.labels import check_std
 from lntrain.noise.philox import check_sampling
 
@@ -20,28 +21,9 @@ from lntrain.noise.philox import check_sampling
 STEP_FACTOR = {"square": 4.0, "difference": 4.0, "hadamard": 2.0}
 
 
-def as_matrix(X: Any) -> Tensor:
-    """X as a (n, d) float64 tensor on its device."""
-    if hasattr(X, "tocsr") or isinstance(X, Tensor):
-        matrix = as_tensor(X).to_dense().double()
-    else:
-        matrix = torch.from_numpy(np.array(X, dtype=np.float64))
-    if matrix.ndim != 2 or len(matrix) == 0:
-        raise ValueError(f"X has shape {tuple(matrix.shape)}: give a matrix (n, d)")
-    return matrix
-
-
 def mean_squares(X: Any) -> Tensor:
     """c_j = (1/n) sum_i x_ij^2, (d,)."""
-    if hasattr(X, "tocsr"):
-        X = as_tensor(X)
-    if not isinstance(X, Tensor) or X.ndim != 2:
-        X = as_matrix(X)
-    if X.layout == torch.sparse_csr:
-        squares = X.values().detach().double().square()
-        return torch.zeros(X.shape[1], dtype=torch.float64).index_add_(0, X.col_indices(), squares) / len(X)
-    blocks = torch.split(X.detach(), 64)  # float64 sums without a float64 copy of a large X
-    return torch.stack([block.double().square().sum(0) for block in blocks]).sum(0) / len(X)
+    return Design.of(X).c
 
 
 def step_factor(parametrisation: str = "difference", loss_scale: float = 0.5) -> float:
@@ -113,7 +95,7 @@ def effective_penalty(
     lambda_j = (1/2) a lr V_j + weight_decay / a, V_j = std^2 c_j / b, c_j = (1/n) sum_i x_ij^2.
 
     Args:
-        X: (n, d) design.
+        X: (n, d) design, or a problem.
         lr: step size; or (R,), one a replica.
         std: standard deviation of the label noise, in the units of y; or (R,).
         batch_size: b; None reads all n rows.
@@ -135,12 +117,12 @@ def effective_penalty(
 
     Source: theory.md section 3; Pillaud-Vivien et al., COLT 2022, eq. (8) is a = 1, b = n.
     """
-    c = mean_squares(X).cpu()
+    design = Design.of(X)
     constant = loss_constant if loss_scale is None else loss_scale
-    b, _ = check_sampling(np.shape(X)[0], batch_size, sampling)
+    b, _ = check_sampling(design.shape[0], batch_size, sampling)
     factor = _variance_to_penalty(lr, parametrisation, constant, momentum, dampening, nesterov, antithetic)
     power = torch.as_tensor(np.asarray(factor) * np.square(check_std(std)) / b, dtype=torch.float64)
-    return power[..., None] * c + decay_penalty(weight_decay, parametrisation, constant)
+    return power[..., None] * design.c + decay_penalty(weight_decay, parametrisation, constant)
 
 
 def noise_for_penalty(
@@ -177,13 +159,13 @@ def noise_for_penalty(
     >>> noise_for_penalty(torch.ones(4, 1), 0.01, lr=0.01)
     2.0
     """
-    c = mean_squares(X).cpu()
+    design = Design.of(X)
     constant = loss_constant if loss_scale is None else loss_scale
-    b, _ = check_sampling(np.shape(X)[0], batch_size, sampling)
+    b, _ = check_sampling(design.shape[0], batch_size, sampling)
     factor = _variance_to_penalty(lr, parametrisation, constant, momentum, dampening, nesterov, antithetic)
     decay = decay_penalty(weight_decay, parametrisation, constant)
     if isinstance(penalty, (Tensor, np.ndarray)) and np.ndim(penalty) > 0:
-        wished = as_matrix(np.asarray(penalty)[None])[0].cpu() - decay
+        wished, c = torch.as_tensor(penalty, dtype=torch.float64).cpu() - decay, design.c
         if wished.shape != c.shape:
             raise ValueError(f"penalty has shape {tuple(wished.shape)}: X has {len(c)} columns")
         alphas = np.asarray(float((wished @ c) / (c @ c)))
@@ -202,9 +184,9 @@ def noise_for_penalty(
 
 def alpha_max(X: Any, y: Any) -> float:
     """The smallest alpha at which the Lasso with lambda_j = alpha c_j is zero: max_j |x_j.y| / (n c_j)."""
-    X = as_matrix(X)
-    y = torch.as_tensor(np.asarray(y), dtype=torch.float64) if not isinstance(y, Tensor) else y.double()
-    return float(((X.T @ y).abs() / len(X) / mean_squares(X)).max())
+    design = Design.of(X)
+    y = torch.as_tensor(as_float64(y))
+    return float(((design.X.T @ y).abs() / len(y) / design.c).max())
 
 
 def stable_lr(
@@ -222,8 +204,8 @@ def stable_lr(
     >>> round(stable_lr(torch.ones(4, 1), [2.0]), 9)
     0.25
     """
-    X = as_matrix(X)
-    root = torch.as_tensor(coef, dtype=torch.float64).abs().sqrt().to(X.device)
+    X = Design.of(X).X
+    root = torch.as_tensor(coef, dtype=torch.float64).abs().sqrt().cpu()
     on = root > 0
     if not bool(on.any()):
         return math.inf
@@ -241,10 +223,11 @@ def gradient_kurtosis(X: Any, noise_kurtosis: float = 3.0, batch_size: int | Non
     Sums of independent terms: 3 + (kappa_1 - 3)/b with kappa_1 = kurtosis(eps) mean(x^4)/c^2 for draws
     of rows, 3 + (kurtosis(eps) - 3) sum x^4 / (sum x^2)^2 for the whole batch.
     """
-    fourth = as_matrix(X).pow(4).mean(0).cpu() / mean_squares(X).square().cpu()
-    if batch_size is None or batch_size == len(X):
-        return 3 + (noise_kurtosis - 3) * fourth / len(X)
-    return 3 + (noise_kurtosis * fourth - 3) / batch_size
+    design = Design.of(X)
+    n, _ = design.shape
+    if batch_size is None or batch_size == n:
+        return 3 + (noise_kurtosis - 3) * design.kurtosis / n
+    return 3 + (noise_kurtosis * design.kurtosis - 3) / batch_size
 
 
 def finite_step_bias(
@@ -261,11 +244,10 @@ def finite_step_bias(
 
     Source: theory.md section 4 (1-D, lr .0025, lambda 1: .0175 for Gaussian noise).
     """
-    X = as_matrix(X)
-    beta = torch.as_tensor(coef, dtype=torch.float64).abs().to(X.device)
+    design = Design.of(X)
+    beta = torch.as_tensor(coef, dtype=torch.float64).abs().cpu()
     on = beta > 0
-    S = X.T @ X[:, on] / len(X)
-    curvature: Tensor = (S.square() @ beta[on] / mean_squares(X)).cpu()
+    curvature: Tensor = design.gram(on).square() @ beta[on] / design.c
     moments: Tensor = (kurtosis - 1.5) * torch.as_tensor(penalty, dtype=torch.float64).cpu()
     rate = float(step_factor(parametrisation, loss_scale) * effective_lr(lr, momentum, dampening))
     return rate * ((2.0 if antithetic else 1.0) * curvature + moments)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lntrain.lasso.solve import weighted_lasso
-from lntrain.penalty.formula import mean_squares, noise_for_penalty
+from lntrain.penalty.formula import noise_for_penalty
 from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.expectation import Target, Way, spread
 
@@ -75,9 +75,9 @@ def label_share(target: Target, dynamics: Dynamics, lr: float) -> float | None:
 
 def wished_std(target: Target, dynamics: Dynamics, lr: float, share: float = 1.0) -> float:
     """The std whose penalty is `share` of the Lasso's."""
-    c = mean_squares(target.problem.X).cpu()
+    c = target.problem.design.c
     alpha = float(((target.lasso.penalty - dynamics.decay) / c).mean())
-    return float(noise_for_penalty(target.problem.X, share * alpha, lr=lr, **dynamics.penalty_options()))
+    return float(noise_for_penalty(target.problem, share * alpha, lr=lr, **dynamics.penalty_options()))
 
 
 def std_of(target: Target, dynamics: Dynamics, lr: float, corrected: bool) -> float | None:

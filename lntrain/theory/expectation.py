@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lntrain.data.problem import Problem
 from lntrain.lasso.solve import LassoSolution
-from lntrain.penalty.formula import mean_squares
 from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.flow import limit_flow
 
@@ -74,7 +73,7 @@ class Target:
 
     @cached_property
     def X(self) -> Tensor:  # noqa: N802 (the field's name)
-        return self.problem.X.to_dense().double().cpu()
+        return self.problem.design.X
 
     @cached_property
     def y(self) -> Tensor:
@@ -147,7 +146,7 @@ def spread(target: Target, dynamics: Dynamics, *, lr: float, std: float, steps: 
     lasso, S, rate = target.lasso, target.gram, dynamics.rate(lr)
     on, n = lasso.support, target.problem.n
     window = steps / 2 if tail else steps
-    size, lam, c = lasso.coef[on].abs(), lasso.penalty[on], mean_squares(target.problem.X).cpu()[on]
+    size, lam, c = lasso.coef[on].abs(), lasso.penalty[on], target.problem.design.c[on]
     b = n if dynamics.batch_size is None else dynamics.batch_size
     power = 0.0 if dynamics.antithetic else std**2
     if not dynamics.reads_all(n):

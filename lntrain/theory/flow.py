@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lntrain.data.design import Design
 from lntrain.noise.labels import Antithetic, GaussianNoise, RademacherNoise, as_noise
 from lntrain.noise.schedules import factors
-from lntrain.penalty.formula import as_matrix, step_factor
+from lntrain.penalty.formula import step_factor
 from lntrain.theory.dual_flow import deep_flow, dual_flow
 
 Array = NDArray[np.float64]
@@ -65,7 +66,7 @@ def _model(parametrisation: str, loss_scale: float, depth: int) -> _Model:
 
 
 def _data(X: Any, y: Any, init: Any, m: int) -> tuple[Array, Array, Array]:
-    X = as_matrix(X).cpu().numpy()
+    X = Design.of(X).X.numpy()
     y = torch.as_tensor(y, dtype=torch.float64).detach().cpu().numpy()
     if y.shape != X.shape[:1]:
         raise ValueError(f"X {X.shape} and y {y.shape} do not fit: give (n, d) and (n,)")

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from torch import Tensor
 
-from lntrain.lasso.solve import LassoSolution, as_float64
+from lntrain._checks import as_float64
+from lntrain.lasso.solve import LassoSolution
 from lntrain.penalty.formula import mean_squares
 
 Array = NDArray[np.float64]
@@ -86,7 +87,7 @@ def gamma_law(X: Any, lasso: LassoSolution) -> GammaLaw:
 
     Source: theory.md section 5 (by detailed balance).
     """
-    ratio = lasso.penalty / mean_squares(X).cpu()
+    ratio = lasso.penalty / mean_squares(X)
     if float(ratio.max() / ratio.min()) > 1 + 1e-6:
         raise ValueError("penalty is not proportional to the mean square of each column: its law is not known")
     return GammaLaw(lasso.coef, 2 * ratio)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from lntrain.lasso.solve import LassoSolution, as_float64
+from lntrain._checks import as_float64
+from lntrain.data.design import Design
+from lntrain.lasso.solve import LassoSolution
 from lntrain.penalty.formula import effective_lr, step_factor
 
 Array = NDArray[np.float64]
@@ -97,7 +99,7 @@ def lambda_hat(X: Any, y: Any, mean_coef: Any, lasso: LassoSolution, *, mean_noi
 
     Source: theory.md section 3 (the identity) and section 8.
     """
-    X, y = _dense(X), as_float64(y)
+    X, y = Design.of(X).X.numpy(), as_float64(y)
     beta = np.asarray(as_float64(mean_coef)).reshape(-1, X.shape[1])
     labels = y + (np.zeros((len(beta), 1)) if mean_noise is None else as_float64(mean_noise).reshape(-1, len(y)))
     if len(labels) != len(beta):
@@ -153,7 +155,7 @@ def predicted_exponents(
 
     Source: theory.md section 5.
     """
-    X, y = _dense(X), as_float64(y)
+    X, y = Design.of(X).X.numpy(), as_float64(y)
     rate = step_factor(parametrisation, loss_scale) * float(effective_lr(lr, momentum, dampening))
     g = torch.from_numpy(X.T @ (X @ lasso.coef.numpy() - y) / len(y))
     both = torch.stack((lasso.penalty + g, lasso.penalty - g))
@@ -233,8 +235,3 @@ def loss_identity(mean_loss: Any, lasso: LassoSolution) -> Estimate:
     if not lasso.objective > 0:
         raise ValueError(f"lasso: its objective is {lasso.objective}: labels of 0 have no loss to compare with")
     return batch_means(torch.as_tensor(mean_loss, dtype=torch.float64).flatten() / lasso.objective)
-
-
-def _dense(X: Any) -> Array:
-    X = as_float64(X)
-    return np.asarray(X.toarray() if hasattr(X, "toarray") else X)

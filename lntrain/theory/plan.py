@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lntrain.data.problem import Problem
 from lntrain.lasso.solve import LassoSolution, equicorrelation_set, weighted_lasso
-from lntrain.penalty.formula import alpha_max, effective_penalty, mean_squares
+from lntrain.penalty.formula import alpha_max, effective_penalty
 from lntrain.theory.choose import FINEST, Choice, Limits, best_choice, largest_lr, margins, stable_along
 from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.expectation import PER_OCTAVE, Expectation, Target, expect, octaves, way, whole
@@ -94,7 +94,7 @@ def make_plan(
     """
     _check(std, alpha, alpha_ratio, lr, steps, accuracy, budget)
     several = [dynamics] if isinstance(dynamics, Dynamics) else list(dynamics)
-    largest = alpha_max(problem.X, problem.y)
+    largest = alpha_max(problem, problem.y)
     if std == 0:
         return _plan_without_noise(problem, several[0], lr, steps)
     if std is None and alpha is None:
@@ -132,8 +132,8 @@ def _check(
 
 def _wished_lasso(problem: Problem, dynamics: Dynamics, alpha: float) -> LassoSolution:
     """The Lasso with lambda_j = alpha c_j and what weight decay adds."""
-    penalty = alpha * mean_squares(problem.X).cpu() + dynamics.decay
-    return weighted_lasso(problem.X, problem.y, penalty, positive=dynamics.parametrisation == "square")
+    penalty = alpha * problem.design.c + dynamics.decay
+    return weighted_lasso(problem.design.array, problem.y, penalty, positive=dynamics.parametrisation == "square")
 
 
 def _lr_for_std(problem: Problem, dynamics: Dynamics, std: float, limits: Limits) -> tuple[float, LassoSolution]:
@@ -141,9 +141,9 @@ def _lr_for_std(problem: Problem, dynamics: Dynamics, std: float, limits: Limits
     options, rate = dynamics.penalty_options(), 0.01 if limits.lr is None else limits.lr
     positive, last = dynamics.parametrisation == "square", None
     for _ in range(60):
-        penalty = effective_penalty(problem.X, lr=rate, std=std, **options)
+        penalty = effective_penalty(problem, lr=rate, std=std, **options)
         last = weighted_lasso(
-            problem.X, problem.y, penalty, positive=positive, start=None if last is None else last.coef
+            problem.design.array, problem.y, penalty, positive=positive, start=None if last is None else last.coef
         )
         if limits.lr is not None:
             return rate, last
@@ -164,7 +164,7 @@ def _taking_part(
     """
     everything = whole(problem, lasso)
     stables = {each: stable_along(everything, each, None) for each in several}
-    lengths = mean_squares(problem.X).cpu().sqrt() * everything.y.square().mean().sqrt()
+    lengths = problem.design.c.sqrt() * everything.y.square().mean().sqrt()
     kept = (lengths >= lasso.penalty) | lasso.support
     if bool(kept.all()) or not bool(lasso.support.any()):
         return everything, stables
@@ -207,8 +207,8 @@ def _choose(
 def _as_trained(target: Target, choice: Choice) -> Target:
     """With the penalty that lr and std give, to the last digit: a resume knows these two alone."""
     problem, own = target.problem, choice.dynamics
-    penalty = effective_penalty(problem.X, lr=choice.lr, std=choice.std, **own.penalty_options())
-    lasso = weighted_lasso(problem.X, problem.y, penalty, positive=own.parametrisation == "square")
+    penalty = effective_penalty(problem, lr=choice.lr, std=choice.std, **own.penalty_options())
+    lasso = weighted_lasso(problem.design.array, problem.y, penalty, positive=own.parametrisation == "square")
     return Target(problem, lasso, target.kept)
 
 
@@ -218,7 +218,7 @@ def _plan(target: Target, choice: Choice, stable: float, limits: Limits, largest
     expected = expect(
         target, choice.dynamics, lr=choice.lr, std=choice.std, steps=choice.steps, tail=limits.tail, replicas=limits.replicas
     )  # fmt: skip
-    alpha = float((lasso.penalty / mean_squares(problem.X).cpu()).mean())
+    alpha = float((lasso.penalty / problem.design.c).mean())
     own = expected.distance if choice.dynamics.antithetic else expected.drift  # iid noise is no fault of the table
     loose = expected.distance if own > LOOSE and expected.fit < expected.distance / 2 else None
     plan = Plan(
@@ -232,7 +232,7 @@ def _plan(target: Target, choice: Choice, stable: float, limits: Limits, largest
 
 def _plan_without_noise(problem: Problem, dynamics: Dynamics, lr: float | None, steps: int | None) -> Plan:
     zero = torch.zeros(problem.d, dtype=torch.float64)
-    coef = problem.coef if problem.coef is not None else torch.linalg.pinv(problem.X.double()) @ problem.y.double()
+    coef = problem.coef if problem.coef is not None else torch.linalg.pinv(problem.design.X) @ problem.y.double()
     target = whole(problem, LassoSolution(coef.double().cpu(), 0.0, 0.0, zero))
     stable = stable_along(target, dynamics, None)
     rate = stable / 20 if lr is None else lr
@@ -258,7 +258,9 @@ def _notes(plan: Plan, target: Target, limits: Limits) -> list[str]:
         )
     if not plan.dynamics.antithetic and bool(target.lasso.support.any()):
         rate = plan.dynamics.rate(plan.lr)
-        unsure = undecided_probability(target.X, target.y, target.lasso, rate=rate, steps=plan.steps) * target.kept
+        unsure = (
+            undecided_probability(target.problem, target.y, target.lasso, rate=rate, steps=plan.steps) * target.kept
+        )
         if float(unsure.sum()) >= 0.5:
             notes.append(
                 f"about {float(unsure.sum()):.0f} coordinate(s) will be undecided, on or off, after these steps"

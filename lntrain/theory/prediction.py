@@ -113,8 +113,8 @@ def predict(
     )  # fmt: skip
     if model.depth > 2:
         return _deeper(model, problem, dynamics, lr, std)
-    penalty = effective_penalty(problem.X, lr=lr, std=std, **dynamics.penalty_options())
-    reference = weighted_lasso(problem.X, problem.y, penalty, positive=model.parametrisation == "square")
+    penalty = effective_penalty(problem, lr=lr, std=std, **dynamics.penalty_options())
+    reference = weighted_lasso(problem.design.array, problem.y, penalty, positive=model.parametrisation == "square")
     target = whole(problem, reference)
     stable = stable_along(target, dynamics, None)
     notes = [f"lr={lr:g} is above the stable step {stable:.3g}: expect divergence"] if lr > stable else []
@@ -176,7 +176,7 @@ def _deeper(model: DiagonalLinear, problem: Problem, dynamics: Dynamics, lr: flo
         problem.X, lr=lr, std=std, depth=model.depth, batch_size=dynamics.batch_size, sampling=dynamics.sampling,
         loss_scale=dynamics.loss_scale,
     )  # fmt: skip
-    reference = bridge(problem.X, problem.y, weights, model.depth)
+    reference = bridge(problem.design.array, problem.y, weights, model.depth)
     notes = ("exact as lr goes to 0: the first order in lr is not known at this depth",)
     nothing = torch.full((problem.d,), torch.nan, dtype=torch.float64)
     return Prediction(weights, 2 - 2 / model.depth, reference, nothing, torch.nan, notes)

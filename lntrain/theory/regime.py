@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from lntrain.penalty.formula import alpha_max, as_matrix, mean_squares
+from lntrain.data.design import Design
+from lntrain.penalty.formula import alpha_max, mean_squares
 
 Array = NDArray[np.float64]
 FIT = 1e-8  # ||y - X coef|| / ||y|| below which the data count as noiseless
@@ -74,7 +75,7 @@ def irrepresentability_margin(X: Any, coef: Any, weights: Any = 1.0, *, signed: 
 
     Source: Zhao and Yu, JMLR 2006; Wainwright, IEEE Trans. Inf. Theory 2009.
     """
-    X, beta = as_matrix(X).cpu().numpy(), torch.as_tensor(coef, dtype=torch.float64).detach().cpu().numpy()
+    X, beta = Design.of(X).X.numpy(), torch.as_tensor(coef, dtype=torch.float64).detach().cpu().numpy()
     h = np.broadcast_to(torch.as_tensor(weights, dtype=torch.float64).detach().cpu().numpy(), X.shape[1:])
     on = beta != 0
     if not on.any() or on.all():
@@ -102,7 +103,7 @@ def delta_minus(X: Any, coef: Any) -> float:
 
     Source: Pillaud-Vivien et al., COLT 2022, Theorem 2; with sign_S = 1 it is theirs.
     """
-    X, beta = as_matrix(X).cpu().numpy(), torch.as_tensor(coef, dtype=torch.float64).detach().cpu().numpy()
+    X, beta = Design.of(X).X.numpy(), torch.as_tensor(coef, dtype=torch.float64).detach().cpu().numpy()
     on = beta != 0
     if not on.any():
         return math.inf
@@ -124,7 +125,7 @@ def delta_plus(X: Any, y: Any, *, signed: bool = False) -> float:
     """
     if signed:
         return 2 * alpha_max(X, y)
-    X = as_matrix(X).cpu()
+    X = Design.of(X).X
     slope = X.T @ torch.as_tensor(y, dtype=torch.float64).cpu() / len(X) / mean_squares(X)
     return max(0.0, 2 * float(slope.max()))
 
@@ -162,7 +163,7 @@ def regime(X: Any, y: Any, alpha: float, coef: Any = None, *, parametrisation: s
         if not signed and bool((beta < 0).any()):
             raise ValueError("coef has a negative entry: beta = w^2 cannot reach it, take parametrisation=difference")
         target = torch.as_tensor(y, dtype=torch.float64).detach().cpu()
-        fits = float((as_matrix(X).cpu() @ beta - target).norm()) <= FIT * float(target.norm())
+        fits = float((Design.of(X).X @ beta - target).norm()) <= FIT * float(target.norm())
         margins = (domination_margin(X, beta), domination_margin(X, beta, signed=True))
         if fits and margins[signed] > 0:
             lower = delta_minus(X, beta)
@@ -192,7 +193,7 @@ def mutual_incoherence(X: Any) -> float:
 
     Source: Donoho and Huo, IEEE Trans. Inf. Theory 2001.
     """
-    X = as_matrix(X)
+    X = Design.of(X).X
     unit = X / X.norm(dim=0)
     return float((unit.T @ unit).abs().fill_diagonal_(0.0).max())
 
@@ -232,7 +233,7 @@ def restricted_eigenvalue(
 
     Source: Bickel, Ritov, Tsybakov, Ann. Statist. 2009 (doi:10.1214/08-AOS620), Lemma 4.1 for the first bound.
     """
-    X = as_matrix(X).cpu().numpy()
+    X = Design.of(X).X.numpy()
     on = np.asarray(torch.as_tensor(support).cpu()).astype(bool)
     if not on.any():
         raise ValueError("support is empty: the restricted eigenvalue needs at least one coordinate")

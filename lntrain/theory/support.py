@@ -10,8 +10,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from lntrain.lasso.solve import LassoSolution, as_float64
-from lntrain.penalty.formula import mean_squares
+from lntrain._checks import as_float64
+from lntrain.data.design import Design
+from lntrain.lasso.solve import LassoSolution
 
 LEVEL = 0.01  # of a wrong verdict of "off", a coordinate and look
 SIGMAS = float(stats.norm.isf(LEVEL))
@@ -42,7 +43,7 @@ def verdict(
     off: q_j < -r_j, and the weights have gone: they fell, or c_j |beta_j| / lambda_j < -q_j / 2.
 
     Args:
-        X: (n, d), dense or scipy.sparse.
+        X: (n, d), dense or scipy.sparse, or a problem.
         gradient, coef: (R, d) compensated gradient g at the time mean beta, and beta.
         penalty: (R, d) lambda. power: (R, 1) mean square of the mean noise of a label.
         fell: (R, d) bool, `fallen`. positive: beta >= 0 is imposed.
@@ -56,7 +57,8 @@ def verdict(
 
     Source: theory.md section 4.
     """
-    squares = mean_squares(X if hasattr(X, "tocsr") else torch.as_tensor(X))
+    design = Design.of(X)
+    X, squares = design.array, design.c
     pull, size = -gradient / penalty + squares * coef / penalty, squares * coef.abs() / penalty
     score = (pull if positive else pull.abs()) - 1
     largest = size.argmax(-1, keepdim=True)
@@ -109,9 +111,10 @@ def undecided_probability(X: Any, y: Any, lasso: LassoSolution, *, rate: float, 
 
     Source: theory.md section 4.
     """
-    X, y, on, penalty = as_float64(X), as_float64(y), lasso.support, lasso.penalty
+    design, y = Design.of(X), as_float64(y)
+    X, on, penalty = design.array, lasso.support, lasso.penalty
     slope = torch.from_numpy(X.T @ (y - X @ lasso.coef.numpy())) / len(y)
-    pull = (slope + mean_squares(X) * lasso.coef) / penalty
+    pull = (slope + design.c * lasso.coef) / penalty
     score = ((pull if lasso.positive else pull.abs()) - 1).numpy()
     noise = (2 / (rate * penalty * steps)).sqrt()
     spread = (noise * inflation(X, on[None])[0]).numpy()

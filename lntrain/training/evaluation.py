@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lntrain.data.problem import Problem
 from lntrain.lasso.certificate import products
-from lntrain.lasso.solve import LassoSolution, as_float64, moved_lasso
+from lntrain.lasso.solve import LassoSolution, moved_lasso
 from lntrain.theory.prediction import Prediction
 from lntrain.theory.support import Verdict, fallen, verdict
 from lntrain.training.loop import Snapshot
@@ -136,7 +136,7 @@ def _lasso_of(prediction: Prediction) -> LassoSolution:
 
 def _fits(problem: Problem, coefs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """X beta (R, n) for each name's coefficients (R, d)."""
-    X = as_float64(problem.X)
+    X = problem.design.array
     return {name: torch.from_numpy(products(X, coef.numpy())) for name, coef in coefs.items()}
 
 
@@ -151,14 +151,19 @@ def _distances(
 
 
 def _support(
-    X: Any, lassos: Sequence[LassoSolution], mean: Tensor, gradient: Tensor, power: Tensor, fell: Tensor | None
+    problem: Problem,
+    lassos: Sequence[LassoSolution],
+    mean: Tensor,
+    gradient: Tensor,
+    power: Tensor,
+    fell: Tensor | None,
 ) -> Verdict:
     """theory.md section 4's verdict; a model without log-weights is on where its mean is not tiny."""
     if fell is None:
         off = mean.abs() <= 1e-3 * mean.abs().amax(-1, keepdim=True)
         return Verdict(~off, off)
     lam = torch.stack([lasso.penalty for lasso in lassos])
-    return verdict(X, gradient, mean, lam, power, fell, lassos[0].positive)
+    return verdict(problem, gradient, mean, lam, power, fell, lassos[0].positive)
 
 
 def _against(
@@ -166,7 +171,7 @@ def _against(
     judged: Tensor, noise: Tensor, fell: Tensor | None, sampled: float,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Each row's figures against its own Lasso."""
-    X, y = as_float64(problem.X), problem.y.detach().cpu().double()
+    X, y = problem.design.array, problem.y.detach().cpu().double()
     if penalty is not None:
         lam = torch.as_tensor(penalty, dtype=torch.float64).expand(len(judged), problem.d)
         lassos = [
@@ -187,7 +192,7 @@ def _against(
     residual = next(fits[name] for name, average in averages.items() if average is judged) - y
     gradient = torch.from_numpy(products(X.T, (residual - noise).numpy())) / len(y)
     power = noise.square().mean(-1, keepdim=True) + sampled * len(y) * residual.square().mean(-1, keepdim=True)
-    on, found = beta != 0, _support(X, lassos, judged, gradient, power, fell)
+    on, found = beta != 0, _support(problem, lassos, judged, gradient, power, fell)
     return {
         **figures,
         "kkt_residual": kkt_residual(gradient, judged, lam, ~found.on, lassos[0].positive),

@@ -1,0 +1,65 @@
+"""The coercers of what a caller gives: to tensors, to float64 arrays."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, issparse
+from torch import Tensor
+
+
+def as_tensor(values: Any, label: str = "X") -> Tensor:
+    """An array, a tensor, a data frame or a scipy.sparse matrix as a tensor of floats; sparse ones in CSR layout."""
+    if isinstance(values, Tensor):
+        tensor = values.detach()
+    elif hasattr(values, "tocsr"):
+        csr = values.tocsr(copy=True)
+        csr.sum_duplicates()
+        begins, columns = (torch.from_numpy(part.astype(np.int64)) for part in (csr.indptr, csr.indices))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "beta state"
+            tensor = torch.sparse_csr_tensor(begins, columns, torch.from_numpy(csr.data), size=csr.shape)
+    else:
+        try:
+            tensor = torch.from_numpy(np.array(_frame(values) if hasattr(values, "to_numpy") else values))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{label} is no array of numbers: {error}") from None
+    if tensor.layout not in (torch.strided, torch.sparse_csr):
+        raise ValueError(f"{label} is {tensor.layout}: give a dense tensor or a CSR one (.to_sparse_csr())")
+    if tensor.is_complex():
+        raise ValueError(f"{label} holds complex numbers: give real ones")
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def _frame(frame: Any) -> Any:
+    """The numbers of a data frame (n, d) or a series (n,); what is none is named by its column."""
+    array = frame.to_numpy()
+    if array.dtype.kind in "fiubc":
+        return array
+    names = [str(name) for name in getattr(frame, "columns", ())] or [str(getattr(frame, "name", None) or "0")]
+    for name, column in zip(names, array.reshape(len(array), -1).T, strict=True):
+        for i, value in enumerate(column):
+            if value is None or type(value).__name__ in ("NAType", "NaTType"):
+                raise ValueError(f"column {name!r} is missing in row {i}: fill it or drop the row")
+            if not isinstance(value, (numbers.Number, np.bool_)) or isinstance(value, np.timedelta64):
+                raise ValueError(f"column {name!r} holds {str(value)!r}: encode it (pandas.get_dummies) or drop it")
+    return array.astype(np.float64)
+
+
+def as_float64(values: Any) -> Any:
+    """A tensor or array as a float64 array in memory; a sparse one as scipy's CSR."""
+    if isinstance(values, Tensor) and values.layout == torch.sparse_csr:
+        where = (part.cpu().numpy() for part in (values.col_indices(), values.crow_indices()))
+        values = csr_array((values.values().detach().cpu().double().numpy(), *where), shape=tuple(values.shape))
+    if issparse(values):
+        X = csr_array(values, dtype=np.float64)
+        if not X.has_canonical_format:  # an entry in two parts has no square of its own
+            X = X.copy()
+            X.sum_duplicates()
+        kind = np.int32 if X.nnz < 2**31 else np.int64  # scikit-learn's coordinate descent wants int32
+        return csr_array((X.data, X.indices.astype(kind, copy=False), X.indptr.astype(kind, copy=False)), shape=X.shape)
+    return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=np.float64)
