@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lntrain.noise import philox
-from lntrain.noise.labels import Draw, GaussianNoise, check_std, draws
+from lntrain.noise.labels import Draw, Scaled, check_std, draws
 from lntrain.noise.schedules import factor_at
 
 P = ParamSpec("P")
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ParameterNoise(GaussianNoise):
+class ParameterNoise(Scaled):
     """Isotropic noise on the parameters: w <- step(w) + std * sqrt(lr) * xi, xi ~ N(0, I).
 
     Langevin dynamics (SGLD) at temperature std^2 / 2. The noise sigma that HaoChen et al. add to
@@ -51,7 +51,7 @@ class ParameterNoise(GaussianNoise):
 
 
 @dataclass(frozen=True)
-class MinibatchNoise(GaussianNoise):
+class MinibatchNoise(Scaled):
     """Noise of two minibatches: loss <- L(batch) + std * (L(B1) - L(B2)).
 
     B1 and B2 are `batch_size` rows each, drawn from the batch without replacement, apart from one
@@ -136,7 +136,7 @@ def shake(optimizer: Any, *_: Any) -> None:
         scale = np.asarray(group["noise_std"]) * factor_at(noise.factor, step, "noise.schedule") * np.sqrt(time)
         for parameter in group["params"]:
             if parameter.grad is not None and time.any():
-                _move(parameter, noise, Draw(keys, step, place), scale)
+                _move(parameter, Draw(keys, step, place), scale)
                 moved = True
             place += 1
     if moved:
@@ -144,9 +144,9 @@ def shake(optimizer: Any, *_: Any) -> None:
             group["noise_draw"] += 1
 
 
-def _move(parameter: Tensor, noise: ParameterNoise, at: Draw, scale: NDArray[np.float64]) -> None:
+def _move(parameter: Tensor, at: Draw, scale: NDArray[np.float64]) -> None:
     real = torch.view_as_real(parameter) if parameter.is_complex() else parameter
-    xi = draws(noise.unit, at, real.shape, real, ahead=False)
+    xi = draws(philox.normals, at, real.shape, real, ahead=False)
     xi = xi * (torch.from_numpy(scale).to(xi).view(-1, *[1] * (xi.ndim - 1)) if scale.ndim else float(scale))
     if hasattr(real, "placements"):  # a DTensor: each rank keeps its part of the one noise, so that any layout agrees
         from torch.distributed.tensor import distribute_tensor

@@ -83,7 +83,9 @@ def _add(noise: Any, targets: Tensor, at: Draw, *, std: Any = None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Additive:
+class Scaled:
+    """A std and its schedule, which every noise but LabelFlips has."""
+
     std: Std
     schedule: Schedule | None = None
 
@@ -93,13 +95,16 @@ class _Additive:
     period = 1  # steps that share their rows of X
     shared = False  # whether distributed ranks draw the same numbers
 
-    def unit(self, seed: int, stream: int, start: int, stop: int, width: int, draw: int = 0) -> NDArray[np.float32]:
-        """Draws of mean 0 and variance 1 for steps start..stop-1, (stop - start, width) float32."""
-        raise NotImplementedError
-
     def factor(self, steps: Any) -> Any:
         """What the schedule makes of std at these steps."""
         return 1.0 if self.schedule is None else self.schedule(steps)
+
+
+@dataclass(frozen=True)
+class _Additive(Scaled):
+    def unit(self, seed: int, stream: int, start: int, stop: int, width: int, draw: int = 0) -> NDArray[np.float32]:
+        """Draws of mean 0 and variance 1 for steps start..stop-1, (stop - start, width) float32."""
+        raise NotImplementedError
 
     perturb = _add  # no call between: it is made at every step
 
@@ -273,7 +278,7 @@ def _flip_law(choices: int) -> Law:
     return law
 
 
-Noise = _Additive | Antithetic | LabelFlips
+Noise = Scaled | Antithetic | LabelFlips
 
 
 def as_noise(noise: Any) -> Noise:

@@ -14,6 +14,7 @@ from lntrain import (
     GaussianNoise,
     LabelFlips,
     LabelNoiseSGD,
+    ParameterNoise,
     RademacherNoise,
     effective_penalty,
     noise_for_penalty,
@@ -253,6 +254,7 @@ RUN = {"lr": 0.1, "noise": 1.0, "steps": 10}
         (lambda: label_noise_flow(X2, Y2, scheme="heun", **RUN), "scheme='heun'"),
         (lambda: label_noise_flow(X2, Y2, burn_in=10, **RUN), "burn_in=10"),
         (lambda: label_noise_flow(X2, Y2, **{**RUN, "noise": LabelFlips(0.1, 2)}), "noise=LabelFlips"),
+        (lambda: label_noise_flow(X2, Y2, **{**RUN, "noise": ParameterNoise(1.0)}), "noise=ParameterNoise"),
         (lambda: label_noise_flow(X2, Y2, **{**RUN, "noise": GaussianNoise((1.0, 2.0))}), "one std"),
     ],
 )  # fmt: skip

@@ -13,6 +13,8 @@ from lntrain import (
     GaussianNoise,
     LabelFlips,
     LabelNoiseSGD,
+    MinibatchNoise,
+    ParameterNoise,
     RademacherNoise,
     effective_penalty,
     evaluate,
@@ -118,6 +120,8 @@ def test_too_large_a_step_is_a_note():
         (lambda: predict(_pair()[0], torch.optim.Adam(_pair()[0].parameters()), PROBLEM, noise=1.0), "for Adam"),
         (lambda: predict(*_pair(LabelFlips(0.1, 2)), PROBLEM), "Gaussian or Rademacher"),
         (lambda: predict(*_pair(0.0), PROBLEM), "Gaussian or Rademacher"),
+        (lambda: predict(*_pair(ParameterNoise(1.0)), PROBLEM), "Gaussian or Rademacher"),
+        (lambda: predict(*_pair(MinibatchNoise(1.0)), PROBLEM), "Gaussian or Rademacher"),
         (lambda: predict(*_pair(), PROBLEM, noise=3.0), "the optimizer carries"),
         (lambda: predict(*_pair(lr=[0.1, 0.2], model=DiagonalLinear(12, replicas=2)), PROBLEM), "lr is one a replica"),
         (
