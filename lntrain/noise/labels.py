@@ -99,6 +99,10 @@ class Scaled:
         """What the schedule makes of std at these steps."""
         return 1.0 if self.schedule is None else self.schedule(steps)
 
+    def perturb(self, targets: Tensor, at: Draw, *, std: Any = None) -> Tensor:
+        """The targets with their noise."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class _Additive(Scaled):
