@@ -266,12 +266,20 @@ def large() -> None:
         seen.append((X.nbytes * 32 / (timed(run, 40) - timed(run, 8)), *read))
     peak = memory("VmHWM")
     speed, one, two = np.median(seen, 0)
-    print(json.dumps({
-        "n": n, "d": d, "steps_per_second": speed / X.nbytes, "gigabytes_per_second": speed / 1e9,
-        "read_bandwidth": {"1": one / 1e9, "2": two / 1e9},
-        "fraction": float(np.median([rate / both for rate, _, both in seen])),
-        "fractions": [rate / both for rate, _, both in seen], "memory_over_X": (peak - base) / X.nbytes,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "n": n,
+                "d": d,
+                "steps_per_second": speed / X.nbytes,
+                "gigabytes_per_second": speed / 1e9,
+                "read_bandwidth": {"1": one / 1e9, "2": two / 1e9},
+                "fraction": float(np.median([rate / both for rate, _, both in seen])),
+                "fractions": [rate / both for rate, _, both in seen],
+                "memory_over_X": (peak - base) / X.nbytes,
+            }
+        )
+    )
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -69,13 +69,18 @@ def compare(steps: int, repeats: int, overrides: list[str]) -> dict[str, Any]:
     }
     one, two, batch = (median[name] for name in LAUNCHERS)
     return {
-        "steps": steps, "jobs": 60, "overrides": overrides, "seconds": median,
-        "two_cores_over_one": one["span"] / two["span"], "whole_two_cores_over_one": one["whole"] / two["whole"],
-        "batched_over_one_core": one["whole"] / batch["whole"], "batched_over_two_cores": two["whole"] / batch["whole"],
+        "steps": steps,
+        "jobs": 60,
+        "overrides": overrides,
+        "seconds": median,
+        "two_cores_over_one": one["span"] / two["span"],
+        "whole_two_cores_over_one": one["whole"] / two["whole"],
+        "batched_over_one_core": one["whole"] / batch["whole"],
+        "batched_over_two_cores": two["whole"] / batch["whole"],
         "overhead_per_job": (one["span"] - one["within"]) / 60,
         "joblib_differs": apart(seen["one core"][0]["numbers"], seen["two cores"][0]["numbers"]),
         "batched_differs": apart(seen["one core"][0]["numbers"], seen["batched"][0]["numbers"]),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

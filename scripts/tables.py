@@ -31,8 +31,23 @@ NAMES = {  # what a number is called in summary.json
     "distance": ("distance", "distance_mean"),
     "expected": ("expected_distance",),
 }
-HEAD = ("table", "n x d", "seconds", "exit", "support", "excess", "fit", "distance", "expected", "ill-determined",
-        "antithetic", "lr", "steps", "replicas", "verdict")  # fmt: skip
+HEAD = (
+    "table",
+    "n x d",
+    "seconds",
+    "exit",
+    "support",
+    "excess",
+    "fit",
+    "distance",
+    "expected",
+    "ill-determined",
+    "antithetic",
+    "lr",
+    "steps",
+    "replicas",
+    "verdict",
+)
 
 
 def judge(summary: Mapping[str, Any], *, exit_code: int | None, seconds: float) -> list[str]:
@@ -85,12 +100,18 @@ def run(name: str, table: Table, folder: Path, overrides: list[str], limit: floa
     summary = read_json(folder / "run" / "summary.json") or {}
     shape = re.search(r"n=(\d+) rows, d=(\d+) columns", out)  # as the plan has it, after encoding and dropping
     return {
-        "table": name, "n": table.shape[0], "columns": table.shape[1], "seconds": seconds, "exit": code,
+        "table": name,
+        "n": table.shape[0],
+        "columns": table.shape[1],
+        "seconds": seconds,
+        "exit": code,
         "trained_shape": [int(size) for size in shape.groups()] if shape else None,
         "overrides": [*table.overrides, *overrides],
-        "plan": out.split("\n\n")[0].splitlines(), "error": (err.strip().splitlines() or [""])[-1],
-        "summary": summary, "failures": judge(summary, exit_code=code, seconds=seconds),
-    }  # fmt: skip
+        "plan": out.split("\n\n")[0].splitlines(),
+        "error": (err.strip().splitlines() or [""])[-1],
+        "summary": summary,
+        "failures": judge(summary, exit_code=code, seconds=seconds),
+    }
 
 
 def command() -> str:
@@ -120,12 +141,17 @@ def line(row: Mapping[str, Any]) -> str:
         expected += f" ({shown(summary['expected_low'])} to {shown(summary.get('expected_high'))})"
     ill = summary.get("ill_determined")
     cells = [
-        row["table"], shape, f"{row['seconds']:.1f}", shown(row["exit"]), shown(summary.get("support_size")),
-        *(shown(number(summary, what)) for what in ("excess", "fit", "distance")), expected,
+        row["table"],
+        shape,
+        f"{row['seconds']:.1f}",
+        shown(row["exit"]),
+        shown(summary.get("support_size")),
+        *(shown(number(summary, what)) for what in ("excess", "fit", "distance")),
+        expected,
         f"+/- {ill:.2g}" if isinstance(ill, float) and ill else shown(ill),
         *(shown(summary.get(name)) for name in ("antithetic", "lr", "steps", "replicas")),
         "; ".join(row["failures"]) or "pass",
-    ]  # fmt: skip
+    ]
     return f"| {' | '.join(cells)} |"
 
 

@@ -14,9 +14,24 @@ import lntrain
 ROOT = Path(lntrain.__file__).parent
 # lowest first; `_moved` finds modules by their old names, and imports none
 PACKAGES = (
-    "_moved", "_checks", "noise", "models", "data", "optim", "penalty", "lasso", "engine", "theory", "training", "sharpness",
-    "runs", "experiments", "sweeps", "claims", "cli",
-)  # fmt: skip
+    "_moved",
+    "_checks",
+    "noise",
+    "models",
+    "data",
+    "optim",
+    "penalty",
+    "lasso",
+    "engine",
+    "theory",
+    "training",
+    "sharpness",
+    "runs",
+    "experiments",
+    "sweeps",
+    "claims",
+    "cli",
+)
 HOMES = {
     "hydra": {"cli", "runs", "experiments", "sweeps"},
     "omegaconf": {"cli", "runs", "experiments", "sweeps"},
@@ -24,15 +39,20 @@ HOMES = {
     "torch.utils.tensorboard": {"runs.dashboard", "runs.events"},
     # runs.dashboard, sweeps.page and sweeps.report for the type of a figure alone
     "matplotlib": {
-        "experiments.figures", "experiments.figure_names", "experiments.path_figure", "sweeps.figures",
-        "runs.dashboard", "sweeps.page", "sweeps.report",
+        "experiments.figures",
+        "experiments.figure_names",
+        "experiments.path_figure",
+        "sweeps.figures",
+        "runs.dashboard",
+        "sweeps.page",
+        "sweeps.report",
     },
     "tqdm": {"runs.watch"},
     "torchvision": {"models.networks", "models.replicas"},
     "mlxtend": {"data.images"},
     "pandas": {"data.readers"},
     "pyarrow": {"data.readers", "data.tabular"},
-}  # fmt: skip
+}
 FILES = sorted(ROOT.rglob("*.py"))
 MODULES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES}
 
@@ -99,10 +119,21 @@ def test_the_public_names_are_all_there_once_and_found_when_asked_for():
     assert len(set(lntrain.__all__)) == len(lntrain.__all__)
     assert dir(lntrain) == sorted(lntrain.__all__)
     fixed = (
-        "Problem", "sparse_regression", "DiagonalLinear", "LabelNoiseSGD", "GaussianNoise", "RademacherNoise",
-        "Antithetic", "LabelFlips", "NoisyTargets", "effective_penalty", "noise_for_penalty", "weighted_lasso",
-        "train", "evaluate",
-    )  # fmt: skip
+        "Problem",
+        "sparse_regression",
+        "DiagonalLinear",
+        "LabelNoiseSGD",
+        "GaussianNoise",
+        "RademacherNoise",
+        "Antithetic",
+        "LabelFlips",
+        "NoisyTargets",
+        "effective_penalty",
+        "noise_for_penalty",
+        "weighted_lasso",
+        "train",
+        "evaluate",
+    )
     assert set(fixed) <= set(lntrain.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'lasoo'"):
         _ = lntrain.lasoo

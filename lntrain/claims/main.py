@@ -102,9 +102,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     )
     cpu = sum(result.cpu_seconds for result in ordered)
     about = {
-        "mode": "full" if options.full else "quick", "seed": options.seed, "mutated": options.mutate,
-        "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1),
-    }  # fmt: skip
+        "mode": "full" if options.full else "quick",
+        "seed": options.seed,
+        "mutated": options.mutate,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+    }
     report.write(options.out, ordered, about, heading + (f", {options.mutate} MUTATED" if options.mutate else ""))
     bad = [result.name for result in ordered if result.verdict != "holds"]
     print(

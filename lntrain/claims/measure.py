@@ -116,17 +116,32 @@ def run(case: Case, seeds: list[int], steps: int, snapshots: Iterable[int] = (),
     kind = GaussianNoise if dynamics.noise_kurtosis == 3 else RademacherNoise
     noise: Any = kind(case.std, options.pop("schedule", None))
     model = DiagonalLinear(
-        case.problem.d, parametrisation=dynamics.parametrisation, depth=options.pop("depth", 2),
-        init=options.pop("init", dynamics.init), replicas=len(seeds),
-    )  # fmt: skip
+        case.problem.d,
+        parametrisation=dynamics.parametrisation,
+        depth=options.pop("depth", 2),
+        init=options.pop("init", dynamics.init),
+        replicas=len(seeds),
+    )
     optimizer = LabelNoiseSGD(
-        model.parameters(), lr=case.lr, noise=Antithetic(noise) if dynamics.antithetic else noise, seed=seeds,
-        momentum=dynamics.momentum, dampening=dynamics.dampening, nesterov=dynamics.nesterov, weight_decay=dynamics.weight_decay,
-    )  # fmt: skip
+        model.parameters(),
+        lr=case.lr,
+        noise=Antithetic(noise) if dynamics.antithetic else noise,
+        seed=seeds,
+        momentum=dynamics.momentum,
+        dampening=dynamics.dampening,
+        nesterov=dynamics.nesterov,
+        weight_decay=dynamics.weight_decay,
+    )
     taken = train(
-        model, optimizer, case.problem, steps, batch_size=dynamics.batch_size, sampling=dynamics.sampling,
-        loss_constant=dynamics.loss_scale, snapshots=snapshots,
-    )  # fmt: skip
+        model,
+        optimizer,
+        case.problem,
+        steps,
+        batch_size=dynamics.batch_size,
+        sampling=dynamics.sampling,
+        loss_constant=dynamics.loss_scale,
+        snapshots=snapshots,
+    )
     return (snapshot for snapshot in taken if snapshot.scheduled)
 
 

@@ -101,8 +101,10 @@ def finite_step(at: At) -> Outcome:
     problem = Problem(torch.tensor([[math.sqrt(2)], [0.0]]).double(), torch.tensor([3 * math.sqrt(2), 0.0]).double())
     checks = []
     for name, dynamics in (
-        ("Gaussian", PLAIN), ("Rademacher", replace(PLAIN, noise_kurtosis=1.0)), ("antithetic", PAIRED),
-    ):  # fmt: skip
+        ("Gaussian", PLAIN),
+        ("Rademacher", replace(PLAIN, noise_kurtosis=1.0)),
+        ("antithetic", PAIRED),
+    ):
         given = case_at(problem, dynamics, 0.0025, alpha=1.0)
         *_, last = run(given, at.seeds(at.pick(16, 32)), at.pick(4_000_000, 12_000_000))
         bias = float(given.bias[0])
@@ -134,15 +136,27 @@ def finite_step_order(at: At) -> Outcome:
     excess = np.array(seen)
     bend = (rest[0] / formula[0] - rest[-1] / formula[-1]) / math.log(rates[0] / rates[-1])  # of the second order
     picture = Picture(
-        [Curve("measured", rates, excess), Curve("formula", rates, formula, "--")], "lr", "lambda_eff / lambda - 1", True, True
-    )  # fmt: skip
+        [Curve("measured", rates, excess), Curve("formula", rates, formula, "--")],
+        "lr",
+        "lambda_eff / lambda - 1",
+        True,
+        True,
+    )
     return Outcome(
         [
-            Check("slope of log excess on log lr", RATES["finite step"], slopes(rates, excess), allowance=bend, precision=0.18),
-            Check(f"excess at lr {rates[-1]}", formula[-1], excess[-1], allowance=rest[-1], precision=0.18 * formula[-1]),
+            Check(
+                "slope of log excess on log lr",
+                RATES["finite step"],
+                slopes(rates, excess),
+                allowance=bend,
+                precision=0.18,
+            ),
+            Check(
+                f"excess at lr {rates[-1]}", formula[-1], excess[-1], allowance=rest[-1], precision=0.18 * formula[-1]
+            ),
         ],
         picture,
-    )  # fmt: skip
+    )
 
 
 def antithetic_order(at: At) -> Outcome:

@@ -31,10 +31,15 @@ def markdown(results: Sequence[Result], heading: str) -> str:
     """A line a check, the row's name, source, setting, verdict and seconds on its first."""
     rule = RULE.format(level=FAMILY_LEVEL, sure=1 - FAMILY_LEVEL)
     lines = [
-        f"# {heading}", "", rule, "", "± is that interval; (±) beside a prediction is the allowance.", "",
+        f"# {heading}",
+        "",
+        rule,
+        "",
+        "± is that interval; (±) beside a prediction is the allowance.",
+        "",
         "| row | source | setting | what | predicted | measured | check | row | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for result in results:
         head, tail = [result.name, result.source, result.setting], [f"**{result.verdict}**", f"{result.seconds:.0f}"]
         for judged in result.checks:
@@ -54,18 +59,31 @@ def record(result: Result) -> dict[str, Any]:
     """A row of claims.json."""
     checks = [
         {
-            "name": j.check.name, "relation": j.check.relation, "predicted": j.check.predicted, "allowance": j.check.allowance,
-            "measured": j.mean, "half_width": j.half, "seeds": j.seeds, "verdict": j.verdict,
+            "name": j.check.name,
+            "relation": j.check.relation,
+            "predicted": j.check.predicted,
+            "allowance": j.check.allowance,
+            "measured": j.mean,
+            "half_width": j.half,
+            "seeds": j.seeds,
+            "verdict": j.verdict,
         }
         for j in result.checks
-    ]  # fmt: skip
+    ]
     clean = [
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in checks
     ]
     return {
-        "name": result.name, "source": result.source, "setting": result.setting, "verdict": result.verdict,
-        "seconds": round(result.seconds, 1), "cpu_seconds": round(result.cpu_seconds, 1), "error": result.error, "note": result.note, "checks": clean,
-    }  # fmt: skip
+        "name": result.name,
+        "source": result.source,
+        "setting": result.setting,
+        "verdict": result.verdict,
+        "seconds": round(result.seconds, 1),
+        "cpu_seconds": round(result.cpu_seconds, 1),
+        "error": result.error,
+        "note": result.note,
+        "checks": clean,
+    }
 
 
 def write(folder: Path, results: Sequence[Result], about: dict[str, Any], heading: str) -> None:

@@ -155,11 +155,17 @@ def twin(at: At) -> Outcome:
     assert second.coef is not None
     return Outcome(
         [
-            Check("largest relative distance of the last iterates", 1e-11, distances(first.coef, second.coef).max(), "<="),
-            Check("largest relative difference of lambda", 1e-14,
-                  float((hadamard.lasso.penalty / squares.lasso.penalty - 1).abs().max()), "<="),
+            Check(
+                "largest relative distance of the last iterates", 1e-11, distances(first.coef, second.coef).max(), "<="
+            ),
+            Check(
+                "largest relative difference of lambda",
+                1e-14,
+                float((hadamard.lasso.penalty / squares.lasso.penalty - 1).abs().max()),
+                "<=",
+            ),
         ]
-    )  # fmt: skip
+    )
 
 
 def weighted(at: At) -> Outcome:

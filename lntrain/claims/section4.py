@@ -53,8 +53,10 @@ def mean_converges(at: At) -> Outcome:
             Check("to that for y + mean realised noise", at.pick(0.0015, 0.001), distances(last.mean_coef, ends), "<="),
             Check("distance of the last iterate", 0.02, distances(last.coef, given.lasso.coef), ">="),
         ],
-        Picture([Curve("mean, 8 seeds", [s.step for s in shots], far)], "step", "relative distance to the Lasso", True, True),
-    )  # fmt: skip
+        Picture(
+            [Curve("mean, 8 seeds", [s.step for s in shots], far)], "step", "relative distance to the Lasso", True, True
+        ),
+    )
 
 
 def antithetic_last(at: At) -> Outcome:
@@ -64,8 +66,10 @@ def antithetic_last(at: At) -> Outcome:
     reads = [steps - k * steps // 200 // 2 * 2 for k in range(16)]  # the last step, and others of the last tenth
     far = {}
     for name, given, at_steps in (
-        ("even", paired, reads), ("odd", paired, [s - 1 for s in reads]), ("iid", plain, reads),
-    ):  # fmt: skip
+        ("even", paired, reads),
+        ("odd", paired, [s - 1 for s in reads]),
+        ("iid", plain, reads),
+    ):
         shots = [s.coef for s in run(given, at.seeds(8), steps, at_steps) if s.step in at_steps and s.coef is not None]
         far[name] = np.mean([distances(coef, given.lasso.coef) for coef in shots], 0)
     return Outcome(

@@ -69,18 +69,24 @@ def gamma_invariant(at: At) -> Outcome:
             Curve("measured", grid, np.searchsorted(first, grid) / len(first), "-"),
             Curve("Gamma law", grid, law.cdf(int(np.flatnonzero(on)[0]), grid), "--"),
         ],
-        "|beta_j|, the first support coordinate", "distribution function",
-    )  # fmt: skip
+        "|beta_j|, the first support coordinate",
+        "distribution function",
+    )
     return Outcome(
         [
             Check("support coordinates", 10.0, float(count)),
             Check("smallest effective sample size", 8000.0, float(size), ">="),
             Check("KS and variance: smallest p x tests", LAW_LEVEL, float(both.min()) * both.numel(), ">="),
-            Check("scale x 1.3, same mean, variance test: largest p x tests", LAW_LEVEL, float(wrong.p_variance.max()) * count, "<="),
+            Check(
+                "scale x 1.3, same mean, variance test: largest p x tests",
+                LAW_LEVEL,
+                float(wrong.p_variance.max()) * count,
+                "<=",
+            ),
             Check("scale x 1.3, same mean, KS: smallest p x tests", LAW_LEVEL, float(wrong.p_ks.min()) * count, "<="),
         ],
         picture,
-    )  # fmt: skip
+    )
 
 
 def loss_identity(at: At) -> Outcome:
@@ -119,11 +125,19 @@ def exponents(at: At) -> Outcome:
         [
             Check("slope of seen on predicted", 1.0, slope, allowance=float(given.bias.mean())),
             Check("correlation, mean over seeds", 0.99, correlation, ">="),
-            Check("exponent of the weights that carry the support / mean exponent", 0.0, carrier.mean(1), precision=0.05),
+            Check(
+                "exponent of the weights that carry the support / mean exponent", 0.0, carrier.mean(1), precision=0.05
+            ),
         ],
-        Picture([Curve("weights", -rate.ravel(), -seen.mean(0).ravel(), "o"), Curve("y = x", -rate.ravel(), -rate.ravel(), "-")],
-                "predicted fall of log w^2 a step", "seen"),
-    )  # fmt: skip
+        Picture(
+            [
+                Curve("weights", -rate.ravel(), -seen.mean(0).ravel(), "o"),
+                Curve("y = x", -rate.ravel(), -rate.ravel(), "-"),
+            ],
+            "predicted fall of log w^2 a step",
+            "seen",
+        ),
+    )
 
 
 def forgetting(lasso: LassoSolution, rate: float) -> np.ndarray:

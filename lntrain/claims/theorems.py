@@ -84,9 +84,14 @@ def theorem_3(at: At) -> Outcome:
             Check("slowest decay of log beta a step, mean over seeds", 0.0, float(seen.mean(0).max()), "<="),
             Check("decay, seen over predicted", 1.0, slope, allowance=bias),
         ],
-        Picture([Curve("coordinates", -rate, -seen.mean(0), "o"), Curve("y = x", -rate, -rate, "-")],
-                "predicted decay a step", "seen", True, True),
-    )  # fmt: skip
+        Picture(
+            [Curve("coordinates", -rate, -seen.mean(0), "o"), Curve("y = x", -rate, -rate, "-")],
+            "predicted decay a step",
+            "seen",
+            True,
+            True,
+        ),
+    )
 
 
 def spread_exponent() -> float:

@@ -122,9 +122,15 @@ def diabetes(*, interactions: bool = False, center: bool = True, scale: bool = T
         names += [f"{names[i]}^2" if i == j else f"{names[i]}:{names[j]}" for i, j in pairs]
         X = np.column_stack([X, *(X[:, i] * X[:, j] for i, j in pairs)])
     return from_arrays(
-        X, data.target, columns=names, target="progression", center=center, scale=scale,
-        name="diabetes", where="diabetes",
-    )  # fmt: skip
+        X,
+        data.target,
+        columns=names,
+        target="progression",
+        center=center,
+        scale=scale,
+        name="diabetes",
+        where="diabetes",
+    )
 
 
 def from_file(
@@ -173,9 +179,16 @@ def from_file(
         )
     arrays = to_arrays(table, y, missing=missing, categorical=categorical)
     return from_arrays(
-        arrays.X, arrays.y, columns=arrays.names, target=target or "y", notes=arrays.notes,
-        center=center, scale=scale, name=stem.stem, where=path.name,
-    )  # fmt: skip
+        arrays.X,
+        arrays.y,
+        columns=arrays.names,
+        target=target or "y",
+        notes=arrays.notes,
+        center=center,
+        scale=scale,
+        name=stem.stem,
+        where=path.name,
+    )
 
 
 def _as_table(path: Path, X: Array, y: Array) -> tuple[Table, Array]:

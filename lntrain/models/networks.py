@@ -46,9 +46,15 @@ def mlp(in_shape: Sequence[int], num_classes: int, *, widths: Sequence[int] = (1
 
 
 def resnet18(
-    in_shape: Sequence[int], num_classes: int, *, width: int = 64, norm: str = "group", groups: int = 8,
-    small: bool = True, seed: int = 0,
-) -> nn.Module:  # fmt: skip
+    in_shape: Sequence[int],
+    num_classes: int,
+    *,
+    width: int = 64,
+    norm: str = "group",
+    groups: int = 8,
+    small: bool = True,
+    seed: int = 0,
+) -> nn.Module:
     """torchvision's ResNet-18, of any width; by default for small images and with GroupNorm.
 
     Args:

@@ -106,9 +106,17 @@ class LabelNoiseSGD(torch.optim.SGD):
             lr = max(rates)
             self._noise_defaults["lr_ratio"] = [rate / lr for rate in rates]
         super().__init__(
-            params, cast("float | Tensor", lr), momentum, dampening, weight_decay, nesterov,
-            maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
-        )  # fmt: skip
+            params,
+            cast("float | Tensor", lr),
+            momentum,
+            dampening,
+            weight_decay,
+            nesterov,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+        )
         self.defaults.update(self._noise_defaults)
         self._complete()
 

@@ -190,9 +190,16 @@ def alpha_max(X: Any, y: Any) -> float:
 
 
 def stable_lr(
-    X: Any, coef: Any, *, parametrisation: str = "difference", loss_scale: float = 0.5, momentum: float = 0.0,
-    dampening: float = 0.0, nesterov: bool = False, batch_size: int | None = None,
-) -> float:  # fmt: skip
+    X: Any,
+    coef: Any,
+    *,
+    parametrisation: str = "difference",
+    loss_scale: float = 0.5,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    batch_size: int | None = None,
+) -> float:
     """The step above which training leaves a minimum at `coef`: (1 + mu) / (a h (1 - dampening)).
 
     Nesterov's is (1 + mu) / (a h (1 + 2 mu)), mu the momentum.
@@ -231,9 +238,18 @@ def gradient_kurtosis(X: Any, noise_kurtosis: float = 3.0, batch_size: int | Non
 
 
 def finite_step_bias(
-    X: Any, coef: Any, penalty: Any, *, lr: float, parametrisation: str = "difference", loss_scale: float = 0.5,
-    momentum: float = 0.0, dampening: float = 0.0, antithetic: bool = False, kurtosis: Any = 3.0,
-) -> Tensor:  # fmt: skip
+    X: Any,
+    coef: Any,
+    penalty: Any,
+    *,
+    lr: float,
+    parametrisation: str = "difference",
+    loss_scale: float = 0.5,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    antithetic: bool = False,
+    kurtosis: Any = 3.0,
+) -> Tensor:
     """lambda_eff / lambda - 1 to first order in the step, (d,).
 
     a lr [sum_k S_jk^2 |beta_k| / c_j + (kurtosis - 3/2) lambda_j]; antithetic: twice the first term.

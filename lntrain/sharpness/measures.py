@@ -24,9 +24,15 @@ SMALL = 32  # parameters up to which the whole Hessian is built for its eigenval
 
 
 def hessian_trace(
-    model: nn.Module, criterion: Criterion, inputs: Tensor, targets: Tensor, *, draws: int | None = 64, seed: int = 0,
+    model: nn.Module,
+    criterion: Criterion,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    draws: int | None = 64,
+    seed: int = 0,
     chunk: int = CHUNK,
-) -> Estimate:  # fmt: skip
+) -> Estimate:
     """Trace of the Hessian of the loss in the trainable parameters: the mean of v.Hv over random signs v.
 
     Args:
@@ -54,9 +60,15 @@ def hessian_trace(
 
 
 def gauss_newton_trace(
-    model: nn.Module, criterion: Criterion, inputs: Tensor, targets: Tensor, *, draws: int | None = 64, seed: int = 0,
+    model: nn.Module,
+    criterion: Criterion,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    draws: int | None = 64,
+    seed: int = 0,
     chunk: int = CHUNK,
-) -> Estimate:  # fmt: skip
+) -> Estimate:
     """Trace of (1/n) sum_i J_i^T H_i J_i, H_i the criterion's Hessian in the output of row i.
 
     The Hessian's trace wherever the model fits every row, and what label noise penalises.
@@ -111,9 +123,15 @@ def jacobian_norm(
 
 
 def top_eigenvalue(
-    model: nn.Module, criterion: Criterion, inputs: Tensor, targets: Tensor, *, tol: float = 1e-4, seed: int = 0,
+    model: nn.Module,
+    criterion: Criterion,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    tol: float = 1e-4,
+    seed: int = 0,
     chunk: int = CHUNK,
-) -> Estimate:  # fmt: skip
+) -> Estimate:
     """Largest eigenvalue of the Hessian of the loss, by Lanczos in float64 (scipy's eigsh).
 
     Args:
@@ -148,9 +166,17 @@ def top_eigenvalue(
 
 
 def gradient_covariance_trace(
-    model: nn.Module, criterion: Criterion, inputs: Tensor, targets: Tensor, *, noise: Noise | float,
-    batch_size: int | None = None, draws: int = 32, seed: int = 0, chunk: int = CHUNK,
-) -> Estimate:  # fmt: skip
+    model: nn.Module,
+    criterion: Criterion,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    noise: Noise | float,
+    batch_size: int | None = None,
+    draws: int = 32,
+    seed: int = 0,
+    chunk: int = CHUNK,
+) -> Estimate:
     """Trace of the covariance of one step's gradient, as far as label noise makes it.
 
     (n / b) E ||g(y') - g(y'')||^2 / 2: y', y'' two independent draws of all n labels, g the mean
@@ -184,9 +210,18 @@ def gradient_covariance_trace(
 
 
 def regulariser(
-    lr: float, *, batch_size: int, std: float | None = None, p: float | None = None, loss_scale: float = 0.5,
-    outputs: int = 1, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False, antithetic: bool = False,
-) -> float:  # fmt: skip
+    lr: float,
+    *,
+    batch_size: int,
+    std: float | None = None,
+    p: float | None = None,
+    loss_scale: float = 0.5,
+    outputs: int = 1,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    antithetic: bool = False,
+) -> float:
     """How strongly label noise penalises flatness: training minimises loss + coefficient * `gauss_newton_trace`.
 
     coefficient = effective lr * q / 4, where the noise of a gradient has covariance q * Gauss-Newton.
@@ -224,9 +259,18 @@ def regulariser(
     # Constants stay in penalty.py: beta = u v on a column of ones has trace 2 loss_scale (u^2 + v^2) >=
     # 4 loss_scale |beta|, and the Lasso's loss is ours over 2 loss_scale, so coefficient = lambda / 2.
     penalty = effective_penalty(
-        [[1.0]], lr=lr, std=std, batch_size=batch_size, sampling="replacement", parametrisation="hadamard",
-        loss_scale=loss_scale, momentum=momentum, dampening=dampening, nesterov=nesterov, antithetic=antithetic,
-    )  # fmt: skip
+        [[1.0]],
+        lr=lr,
+        std=std,
+        batch_size=batch_size,
+        sampling="replacement",
+        parametrisation="hadamard",
+        loss_scale=loss_scale,
+        momentum=momentum,
+        dampening=dampening,
+        nesterov=nesterov,
+        antithetic=antithetic,
+    )
     return float(penalty) / (2 * outputs)
 
 

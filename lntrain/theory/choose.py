@@ -171,8 +171,15 @@ def _least(steps: Array, score: Array, allowed: NDArray[np.bool_]) -> tuple[int,
 
 
 def _errors(
-    target: Target, dynamics: Dynamics, way: Way, rates: Array, steps: Array, shift: Tensor, level: float, limits: Limits
-) -> tuple[Array, Array]:  # fmt: skip
+    target: Target,
+    dynamics: Dynamics,
+    way: Way,
+    rates: Array,
+    steps: Array,
+    shift: Tensor,
+    level: float,
+    limits: Limits,
+) -> tuple[Array, Array]:
     """(distance, fit) at each step size (rows) and time (columns)."""
     away = way.average(limits.tail) - target.lasso.coef
     found = []

@@ -68,22 +68,40 @@ class Dynamics:
     def bias(self, problem: Problem, lasso: LassoSolution, lr: float) -> Tensor:
         """Finite-step bias of lambda, (d,)."""
         return finite_step_bias(
-            problem, lasso.coef, lasso.penalty, lr=lr, parametrisation=self.parametrisation, loss_scale=self.loss_scale,
-            momentum=self.momentum, dampening=self.dampening, antithetic=self.antithetic,
+            problem,
+            lasso.coef,
+            lasso.penalty,
+            lr=lr,
+            parametrisation=self.parametrisation,
+            loss_scale=self.loss_scale,
+            momentum=self.momentum,
+            dampening=self.dampening,
+            antithetic=self.antithetic,
             kurtosis=gradient_kurtosis(problem, self.noise_kurtosis, self.batch_size),
-        )  # fmt: skip
+        )
 
     def actual_penalty(self, problem: Problem, lasso: LassoSolution, lr: float, std: float) -> Tensor:
         """(d,) the lambda that training shows near this Lasso: label noise and sampling, with the finite step's bias."""
         residuals = None if self.reads_all(problem.n) else problem.design.X @ lasso.coef - problem.y.double().cpu()
         return corrected_penalty(
-            problem, lasso.coef, lr=lr, std=std, residuals=residuals, noise_kurtosis=self.noise_kurtosis,
+            problem,
+            lasso.coef,
+            lr=lr,
+            std=std,
+            residuals=residuals,
+            noise_kurtosis=self.noise_kurtosis,
             **self.penalty_options(),
-        )  # fmt: skip
+        )
 
     def stable(self, problem: Problem, size: Any) -> float:
         """The largest stable step where the weights weigh `size` (d,): w_plus^2 + w_minus^2, |beta| at a minimum."""
         return stable_lr(
-            problem, size, parametrisation=self.parametrisation, loss_scale=self.loss_scale,
-            momentum=self.momentum, dampening=self.dampening, nesterov=self.nesterov, batch_size=self.batch_size,
-        )  # fmt: skip
+            problem,
+            size,
+            parametrisation=self.parametrisation,
+            loss_scale=self.loss_scale,
+            momentum=self.momentum,
+            dampening=self.dampening,
+            nesterov=self.nesterov,
+            batch_size=self.batch_size,
+        )

@@ -115,9 +115,15 @@ def way(target: Target, dynamics: Dynamics, penalty: Tensor, times: Tensor) -> W
     """The limit flow at `times`, on the columns that take part; the others stay at 0."""
     kept, d = target.kept, target.problem.d
     flow = limit_flow(
-        target.X[:, kept], target.y, times, penalty[kept], parametrisation=dynamics.parametrisation,
-        loss_scale=dynamics.loss_scale, init=dynamics.init, rtol=RTOL,
-    )  # fmt: skip
+        target.X[:, kept],
+        target.y,
+        times,
+        penalty[kept],
+        parametrisation=dynamics.parametrisation,
+        loss_scale=dynamics.loss_scale,
+        init=dynamics.init,
+        rtol=RTOL,
+    )
     assert flow.mean_coef is not None
 
     def filled(part: Tensor) -> Tensor:

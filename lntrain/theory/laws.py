@@ -140,9 +140,16 @@ def exponents(log_weights: Any, steps: Any) -> Estimate:
 
 
 def predicted_exponents(
-    X: Any, y: Any, lasso: LassoSolution, *, lr: float, parametrisation: str = "difference", loss_scale: float = 0.5,
-    momentum: float = 0.0, dampening: float = 0.0,
-) -> Tensor:  # fmt: skip
+    X: Any,
+    y: Any,
+    lasso: LassoSolution,
+    *,
+    lr: float,
+    parametrisation: str = "difference",
+    loss_scale: float = 0.5,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+) -> Tensor:
     """-2 a lr (lambda_j +/- g_j) at the Lasso, (m, d): of log w_plus^2, log w_minus^2 a step.
 
     0 exactly for the weight that carries a support coordinate, negative for all others; the two sum to

@@ -115,9 +115,14 @@ def make_plan(
 
 
 def _check(
-    std: float | None, alpha: float | None, alpha_ratio: float | None, lr: float | None, steps: int | None,
-    accuracy: float | None, budget: float | None,
-) -> None:  # fmt: skip
+    std: float | None,
+    alpha: float | None,
+    alpha_ratio: float | None,
+    lr: float | None,
+    steps: int | None,
+    accuracy: float | None,
+    budget: float | None,
+) -> None:
     given = {"noise.std": std, "penalty.alpha": alpha, "penalty.alpha_ratio": alpha_ratio}
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
@@ -216,16 +221,36 @@ def _plan(target: Target, choice: Choice, stable: float, limits: Limits, largest
     target = target if limits.corrected else _as_trained(target, choice)
     problem, lasso = target.problem, target.lasso
     expected = expect(
-        target, choice.dynamics, lr=choice.lr, std=choice.std, steps=choice.steps, tail=limits.tail, replicas=limits.replicas
-    )  # fmt: skip
+        target,
+        choice.dynamics,
+        lr=choice.lr,
+        std=choice.std,
+        steps=choice.steps,
+        tail=limits.tail,
+        replicas=limits.replicas,
+    )
     alpha = float((lasso.penalty / problem.design.c).mean())
     own = expected.distance if choice.dynamics.antithetic else expected.drift  # iid noise is no fault of the table
     loose = expected.distance if own > LOOSE and expected.fit < expected.distance / 2 else None
     plan = Plan(
-        choice.dynamics, choice.lr, choice.std, lasso.penalty, lasso, alpha, alpha / largest, stable, choice.steps,
-        choice.needed, target.kept, expected, choice.tenfold, int((margins(target) < MARGIN).sum()),
-        limits.corrected, limits.tail, loose,
-    )  # fmt: skip
+        choice.dynamics,
+        choice.lr,
+        choice.std,
+        lasso.penalty,
+        lasso,
+        alpha,
+        alpha / largest,
+        stable,
+        choice.steps,
+        choice.needed,
+        target.kept,
+        expected,
+        choice.tenfold,
+        int((margins(target) < MARGIN).sum()),
+        limits.corrected,
+        limits.tail,
+        loose,
+    )
     plan.notes.extend(_notes(plan, target, limits))
     return plan
 

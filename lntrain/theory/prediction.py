@@ -105,12 +105,18 @@ def predict(
     labels = _noise(optimizer, noise)
     lr, std = _number("lr", group["lr"], group.get("lr_ratio")), _number("std", labels.std)
     dynamics = Dynamics(
-        parametrisation=model.parametrisation, loss_scale=loss_constant, batch_size=batch_size, sampling=sampling,
-        momentum=group["momentum"], dampening=group["dampening"], nesterov=group["nesterov"],
-        weight_decay=group["weight_decay"], antithetic=isinstance(labels, Antithetic),
+        parametrisation=model.parametrisation,
+        loss_scale=loss_constant,
+        batch_size=batch_size,
+        sampling=sampling,
+        momentum=group["momentum"],
+        dampening=group["dampening"],
+        nesterov=group["nesterov"],
+        weight_decay=group["weight_decay"],
+        antithetic=isinstance(labels, Antithetic),
         noise_kurtosis=1.0 if isinstance(getattr(labels, "noise", labels), RademacherNoise) else 3.0,
         init=float((model.log_weights.mean() / 2).exp()),
-    )  # fmt: skip
+    )
     if model.depth > 2:
         return _deeper(model, problem, dynamics, lr, std)
     penalty = effective_penalty(problem, lr=lr, std=std, **dynamics.penalty_options())
@@ -173,9 +179,14 @@ def _deeper(model: DiagonalLinear, problem: Problem, dynamics: Dynamics, lr: flo
             "at depth above 2 a penalty is predicted without momentum, weight decay and antithetic pairs only"
         )
     weights = depth_penalty(
-        problem.X, lr=lr, std=std, depth=model.depth, batch_size=dynamics.batch_size, sampling=dynamics.sampling,
+        problem.X,
+        lr=lr,
+        std=std,
+        depth=model.depth,
+        batch_size=dynamics.batch_size,
+        sampling=dynamics.sampling,
         loss_scale=dynamics.loss_scale,
-    )  # fmt: skip
+    )
     reference = bridge(problem.design.array, problem.y, weights, model.depth)
     notes = ("exact as lr goes to 0: the first order in lr is not known at this depth",)
     nothing = torch.full((problem.d,), torch.nan, dtype=torch.float64)

@@ -195,8 +195,11 @@ class _Loop:
 
     def _progress(self, scheduled: bool) -> Progress:
         state = {
-            "step": self.step, "networks": self.networks.state_dict(), "optimizer": self.optimizer.state_dict(), "losses": self.losses,
-        }  # fmt: skip
+            "step": self.step,
+            "networks": self.networks.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "losses": self.losses,
+        }
         return Progress(self.step, self.networks, self.losses, scheduled, state)
 
     def restore(self, state: dict[str, Any]) -> None:

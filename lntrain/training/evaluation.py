@@ -167,9 +167,16 @@ def _support(
 
 
 def _against(
-    problem: Problem, lassos: Sequence[LassoSolution], penalty: Any, last: Tensor, averages: Mapping[str, Tensor],
-    judged: Tensor, noise: Tensor, fell: Tensor | None, sampled: float,
-) -> dict[str, Tensor]:  # fmt: skip
+    problem: Problem,
+    lassos: Sequence[LassoSolution],
+    penalty: Any,
+    last: Tensor,
+    averages: Mapping[str, Tensor],
+    judged: Tensor,
+    noise: Tensor,
+    fell: Tensor | None,
+    sampled: float,
+) -> dict[str, Tensor]:
     """Each row's figures against its own Lasso."""
     X, y = problem.design.array, problem.y.detach().cpu().double()
     if penalty is not None:

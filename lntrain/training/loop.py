@@ -117,9 +117,14 @@ def train(
 
 
 def _begin(
-    model: nn.Module, optimizer: torch.optim.Optimizer, problem: Problem, batch_size: int | None,
-    sampling: str | None, loss_scale: float, lr_schedule: Schedule | None,
-) -> Run:  # fmt: skip
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    problem: Problem,
+    batch_size: int | None,
+    sampling: str | None,
+    loss_scale: float,
+    lr_schedule: Schedule | None,
+) -> Run:
     size, sampling = check_sampling(problem.n, batch_size, sampling)
     if not loss_scale > 0:
         raise ValueError(f"loss_constant={loss_scale} must be positive")

@@ -88,10 +88,14 @@ def test_grad_scaler_skips_a_step_and_its_counter(gaussian, fused, dtype, equal)
 def test_pairs_stay_pairs_where_grad_scaler_skips_a_step(gaussian, fused, foreign, order):
     """A step that is dropped, the first of a pair or the second, is made again on its noise."""
     net, noise, applied = gaussian.net(), Antithetic(GaussianNoise(1.0)), []
-    optimizer = (torch.optim.SGD(net.parameters(), lr=0.05, fused=fused) if foreign
-                 else gaussian.optimizer(net, noise=noise, fused=fused))  # fmt: skip
-    criterion = NoisyTargets(lambda x, y: applied.append((y - gaussian.y).clone()) or gaussian.loss(x, y), noise,
-                             optimizer=optimizer)  # fmt: skip
+    optimizer = (
+        torch.optim.SGD(net.parameters(), lr=0.05, fused=fused)
+        if foreign
+        else gaussian.optimizer(net, noise=noise, fused=fused)
+    )
+    criterion = NoisyTargets(
+        lambda x, y: applied.append((y - gaussian.y).clone()) or gaussian.loss(x, y), noise, optimizer=optimizer
+    )
     scaler, kept = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=30), []
     for attempt in range(12):
         if order == "clear first":

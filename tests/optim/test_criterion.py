@@ -138,7 +138,7 @@ def test_noisy_targets_alone_counts_calls_on_the_host():
         (lambda: _optimizer(MinibatchNoise(1.0)).wrap(nn.MSELoss(reduction="none"))(zero, zero), "mean over rows"),
         (lambda: MinibatchNoise((1.0, 2.0)), "give one std"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line_that_names_it(call, says):
     with pytest.raises(ValueError, match=says) as error:
         call()
@@ -228,8 +228,9 @@ class SAM(torch.optim.Optimizer):
 def _sam(holds, noise, after=lambda criterion: None):
     net, seen = torch.nn.Linear(3, 1), []
     sam = SAM(net.parameters(), holds)
-    criterion = NoisyTargets(lambda x, y: seen.append(y.clone()) or torch.nn.functional.mse_loss(x, y), noise,
-                             optimizer=sam)  # fmt: skip
+    criterion = NoisyTargets(
+        lambda x, y: seen.append(y.clone()) or torch.nn.functional.mse_loss(x, y), noise, optimizer=sam
+    )
     for _ in range(4):
         for move in (sam.first_step, sam.second_step):
             criterion(net(torch.ones(5, 3)), torch.zeros(5, 1)).backward()

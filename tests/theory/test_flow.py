@@ -80,8 +80,9 @@ def test_the_limit_flows_exponents_are_those_of_the_lasso():
     g = SIGNED.X.T @ (SIGNED.X @ lasso.coef - SIGNED.y) / 40
     speed = flow.log_weights.diff(dim=0)[0] / 1000
     torch.testing.assert_close(speed, -4 * torch.stack((penalty + g, penalty - g)), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(flow.log_weights.sum(1), 4 * math.log(0.1) - 8 * penalty * flow.times[:, None],
-                               rtol=1e-7, atol=0)  # fmt: skip
+    torch.testing.assert_close(
+        flow.log_weights.sum(1), 4 * math.log(0.1) - 8 * penalty * flow.times[:, None], rtol=1e-7, atol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,8 +96,18 @@ def test_euler_at_the_step_of_training_is_training(parametrisation, depth, noise
     model = DiagonalLinear(60, replicas=3, **options)
     optimizer = LabelNoiseSGD(model.parameters(), lr=0.004, noise=noise, seed=7)
     *_, last = train(model, optimizer, SIGNED, 300, engine="torch", loss_scale=0.25)
-    flow = label_noise_flow(SIGNED.X, SIGNED.y, lr=0.004, noise=noise, steps=300, scheme="euler", replicas=3, seed=7,
-                            loss_scale=0.25, **options)  # fmt: skip
+    flow = label_noise_flow(
+        SIGNED.X,
+        SIGNED.y,
+        lr=0.004,
+        noise=noise,
+        steps=300,
+        scheme="euler",
+        replicas=3,
+        seed=7,
+        loss_scale=0.25,
+        **options,
+    )
     torch.testing.assert_close(flow.coef[-1], last.coef, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(flow.mean_coef[-1], last.mean_coef, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(flow.mean_noise[-1], last.mean_noise, rtol=1e-6, atol=1e-7)
@@ -126,10 +137,21 @@ def test_both_schemes_meet_on_one_brownian_path():
     for halvings in (0, 2, 4):
         dt, steps = 0.02 / 2**halvings, 200 * 2**halvings
         ends = [
-            label_noise_flow([[1.0], [1.0]], [1.0, 1.0], lr=0.01, noise=1.0, steps=steps, dt=dt, scheme=scheme,
-                             init=0.7, replicas=200, seed=1, parametrisation="square").coef[-1]
+            label_noise_flow(
+                [[1.0], [1.0]],
+                [1.0, 1.0],
+                lr=0.01,
+                noise=1.0,
+                steps=steps,
+                dt=dt,
+                scheme=scheme,
+                init=0.7,
+                replicas=200,
+                seed=1,
+                parametrisation="square",
+            ).coef[-1]
             for scheme in ("euler", "log-euler")
-        ]  # fmt: skip
+        ]
         gaps.append(float((ends[0] - ends[1]).square().mean().sqrt()))
     slope = np.polyfit(np.log([1, 1 / 4, 1 / 16]), np.log(gaps), 1)[0]
     assert slope == pytest.approx(0.5, abs=0.15)  # Euler-Maruyama's strong order under multiplicative noise
@@ -144,8 +166,18 @@ def test_log_euler_does_not_depend_on_dt_in_law():
     on = lasso.support
     for dt in (0.005, 0.02):
         steps = int(100 / dt)
-        flow = label_noise_flow(problem.X, problem.y, lr=lr, dt=dt, noise=std, steps=steps, burn_in=steps // 2,
-                                init=0.5, replicas=64, every=steps)  # fmt: skip
+        flow = label_noise_flow(
+            problem.X,
+            problem.y,
+            lr=lr,
+            dt=dt,
+            noise=std,
+            steps=steps,
+            burn_in=steps // 2,
+            init=0.5,
+            replicas=64,
+            every=steps,
+        )
         g = (flow.mean_coef[-1] @ problem.X.T - problem.y - flow.mean_noise[-1]) @ problem.X / 40
         ratio = (-lasso.coef.sign() * g / penalty)[:, on]
         error = ratio.std(0) / 8
@@ -161,8 +193,18 @@ def test_label_noise_at_depth_meets_the_bridge_and_no_lasso(depth):
     problem = sparse_regression(20, 30, 3, signs="random", seed=4)
     kappa = 0.05 * mean_squares(problem.X)
     std = math.sqrt(float((kappa / depth_penalty(problem.X, lr=0.008, std=1.0, depth=depth))[0]))
-    flow = label_noise_flow(problem.X, problem.y, lr=0.008, noise=std, steps=125_000, scheme="euler", depth=depth,
-                            init=0.7, replicas=16, every=25_000)  # fmt: skip
+    flow = label_noise_flow(
+        problem.X,
+        problem.y,
+        lr=0.008,
+        noise=std,
+        steps=125_000,
+        scheme="euler",
+        depth=depth,
+        init=0.7,
+        replicas=16,
+        every=25_000,
+    )
     mean = (5 * flow.mean_coef[-1] - flow.mean_coef[0]).mean(0) / 4
     noise = (5 * flow.mean_noise[-1] - flow.mean_noise[0]).mean(0) / 4
     own = bridge(problem.X, problem.y + noise, kappa, depth).coef
@@ -195,8 +237,18 @@ def test_torchsde_finds_the_same_law(parametrisation):
     times = torch.tensor([0.0, 2.0], dtype=F64)
     bm = torchsde.BrownianInterval(0.0, 2.0, size=(4000, 5), dtype=F64, entropy=0)
     theirs = torchsde.sdeint(Label(), start, times, bm=bm, method="euler", dt=dt)[-1].view(-1, m, 3)
-    ours = label_noise_flow(X, y, lr=lr, noise=std, steps=200, dt=dt, scheme="euler", init=0.6, replicas=4000,
-                            parametrisation=parametrisation)  # fmt: skip
+    ours = label_noise_flow(
+        X,
+        y,
+        lr=lr,
+        noise=std,
+        steps=200,
+        dt=dt,
+        scheme="euler",
+        init=0.6,
+        replicas=4000,
+        parametrisation=parametrisation,
+    )
     pairs = [(ours.log_weights[-1] / 2, theirs.abs().log()), (ours.coef[-1], (signs * theirs**2).sum(1))]
     for mine, other in pairs:
         for moment in (lambda x: x, lambda x: (x - x.mean(0)) ** 2):
@@ -209,10 +261,16 @@ def test_torchsde_finds_the_same_law(parametrisation):
 def test_without_noise_the_simulation_is_gradient_flow_as_dt_falls(scheme):
     exact = gradient_flow(SIGNED.X, SIGNED.y, [2.0], init=0.3).coef[0]
     errors = [
-        float((label_noise_flow(SIGNED.X, SIGNED.y, lr=dt, noise=0.0, steps=int(2 / dt), scheme=scheme, init=0.3,
-                                replicas=1).coef[-1, 0] - exact).norm())
+        float(
+            (
+                label_noise_flow(
+                    SIGNED.X, SIGNED.y, lr=dt, noise=0.0, steps=int(2 / dt), scheme=scheme, init=0.3, replicas=1
+                ).coef[-1, 0]
+                - exact
+            ).norm()
+        )
         for dt in (0.002, 0.001)
-    ]  # fmt: skip
+    ]
     assert errors[1] == pytest.approx(errors[0] / 2, rel=0.1)
 
 
@@ -257,7 +315,7 @@ RUN = {"lr": 0.1, "noise": 1.0, "steps": 10}
         (lambda: label_noise_flow(X2, Y2, **{**RUN, "noise": ParameterNoise(1.0)}), "noise=ParameterNoise"),
         (lambda: label_noise_flow(X2, Y2, **{**RUN, "noise": GaussianNoise((1.0, 2.0))}), "one std"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line_that_names_it(call, says):
     with pytest.raises(ValueError, match=says) as error:
         call()
