@@ -1,14 +1,19 @@
-"""Where modules were before version 0.2: the old paths are found for one release, with a warning, and so are old runs."""
+"""Former names, taken for one release with a warning: paths of modules, keyword arguments, words of a configuration."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MOVED = {
     "controls": "noise.controls",
@@ -32,6 +37,33 @@ MOVED = {
     "stream": "noise.philox",
     "support": "theory.support",
 }  # not `train` and `quadratic`: those names are functions now
+KEYS = {"loss_scale": "loss_constant", "accuracy": "target_distance"}  # of a configuration, and of functions
+SAMPLINGS = {"haochen": "noisy_rows"}
+
+
+def warn(old: str, new: str, *, stacklevel: int = 3) -> None:
+    """Say once where it is used that a name has changed."""
+    warnings.warn(f"{old} is {new} now: the old name goes with the next release", FutureWarning, stacklevel=stacklevel)
+
+
+def renamed(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, which also takes its keyword arguments by their former names.
+
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     renamed(lambda loss_constant: loss_constant)(loss_scale=0.25)
+    0.25
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for old in KEYS.keys() & kwargs.keys():
+            if KEYS[old] in kwargs:
+                raise TypeError(f"{function.__name__}: {old} is {KEYS[old]} now: give that one alone")
+            warn(f"{function.__name__}({old}=...)", KEYS[old])
+            kwargs[KEYS[old]] = kwargs.pop(old)
+        return function(*args, **kwargs)
+
+    return call
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -45,7 +77,7 @@ class _Finder(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = f"{__package__}.{MOVED[spec.name.rpartition('.')[2]]}"
-        warnings.warn(f"{spec.name} is {new} now; the old path goes with the next release", FutureWarning, stacklevel=2)
+        warn(spec.name, new, stacklevel=2)
         self._own = import_module(new).__spec__
         return sys.modules[new]
 
