@@ -2,6 +2,7 @@
 
 from lntrain.noise.controls import MinibatchNoise, ParameterNoise
 from lntrain.noise.labels import (
+    Additive,
     Antithetic,
     GaussianNoise,
     LabelFlips,
@@ -14,6 +15,7 @@ from lntrain.noise.labels import (
 from lntrain.noise.schedules import Cosine, OffAt, PowerDecay, Schedule, StepDecay
 
 __all__ = [
+    "Additive",
     "Antithetic",
     "Cosine",
     "GaussianNoise",

@@ -105,7 +105,11 @@ class Scaled:
 
 
 @dataclass(frozen=True)
-class _Additive(Scaled):
+class Additive(Scaled):
+    """Noise that is added to numbers: subclasses give `unit`, and the kurtosis of its law."""
+
+    kurtosis = 3.0  # E eps^4 / (E eps^2)^2
+
     def unit(self, seed: int, stream: int, start: int, stop: int, width: int, draw: int = 0) -> NDArray[np.float32]:
         """Draws of mean 0 and variance 1 for steps start..stop-1, (stop - start, width) float32."""
         raise NotImplementedError
@@ -114,7 +118,7 @@ class _Additive(Scaled):
 
 
 @dataclass(frozen=True)
-class GaussianNoise(_Additive):
+class GaussianNoise(Additive):
     """y + std * eps, eps ~ N(0, 1).
 
     Args:
@@ -136,12 +140,14 @@ class GaussianNoise(_Additive):
 
 
 @dataclass(frozen=True)
-class RademacherNoise(_Additive):
+class RademacherNoise(Additive):
     """y + std * eps, eps = +1 or -1 with probability 1/2. Args and Raises as GaussianNoise.
 
     >>> sorted(set(RademacherNoise(1.0).unit(0, 0, 0, 9, 4).ravel().tolist()))
     [-1.0, 1.0]
     """
+
+    kurtosis = 1.0
 
     def unit(self, seed: int, stream: int, start: int, stop: int, width: int, draw: int = 0) -> NDArray[np.float32]:
         bits = philox.words(seed, stream, start, stop, width, draw) >> 31
@@ -159,9 +165,13 @@ class Antithetic:
     True
     """
 
-    noise: GaussianNoise | RademacherNoise
+    noise: Additive
     period = 2
     shared = False
+
+    @property
+    def kurtosis(self) -> float:
+        return self.noise.kurtosis
 
     @property
     def std(self) -> Std:
@@ -184,7 +194,7 @@ class Antithetic:
 
 
 @dataclass(frozen=True)
-class NoNoise(_Additive):
+class NoNoise(Additive):
     """The labels as they are.
 
     >>> NoNoise().perturb(torch.ones(2), Draw()).tolist()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lntrain.data.design import Design
-from lntrain.noise.labels import Antithetic, GaussianNoise, RademacherNoise, as_noise
+from lntrain.noise.labels import Additive, Antithetic, GaussianNoise, as_noise
 from lntrain.noise.schedules import factors
 from lntrain.penalty.formula import step_factor
 from lntrain.theory.dual_flow import deep_flow, dual_flow
@@ -211,7 +211,7 @@ def label_noise_flow(
     every = steps if every is None else every
     _check_run(lr, dt, steps, scheme, replicas, burn_in, every)
     model, noise = _model(parametrisation, loss_scale, depth), GaussianNoise(0.0) if noise == 0 else as_noise(noise)
-    if not isinstance(noise, (GaussianNoise, RademacherNoise, Antithetic)) or not isinstance(noise.std, float):
+    if not isinstance(noise, (Additive, Antithetic)) or not isinstance(noise.std, float):
         raise ValueError(f"noise={noise!r} must be a std, GaussianNoise, RademacherNoise or Antithetic with one std")
     X, y, start = _data(X, y, init, len(model.signs))
     run = _Run(model, X, y, np.tile(start, (replicas, 1, 1)), lr, dt, scheme, noise, seed)

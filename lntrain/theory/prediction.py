@@ -13,7 +13,7 @@ from lntrain.lasso.dual import Reference
 from lntrain.lasso.references import bridge
 from lntrain.lasso.solve import LassoSolution, weighted_lasso
 from lntrain.models.diagonal import DiagonalLinear
-from lntrain.noise.labels import Antithetic, GaussianNoise, Noise, NoNoise, RademacherNoise, as_noise
+from lntrain.noise.labels import Additive, Antithetic, Noise, NoNoise, as_noise
 from lntrain.optim.sgd import LabelNoiseSGD, noise_of, noise_std
 from lntrain.penalty.corrections import depth_penalty
 from lntrain.penalty.formula import effective_penalty
@@ -114,7 +114,7 @@ def predict(
         nesterov=group["nesterov"],
         weight_decay=group["weight_decay"],
         antithetic=isinstance(labels, Antithetic),
-        noise_kurtosis=1.0 if isinstance(getattr(labels, "noise", labels), RademacherNoise) else 3.0,
+        noise_kurtosis=labels.kurtosis,
         init=float((model.log_weights.mean() / 2).exp()),
     )
     if model.depth > 2:
@@ -149,12 +149,10 @@ def _noise(optimizer: torch.optim.Optimizer, noise: Noise | float | None) -> Any
         raise ValueError(f"noise={noise}: the optimizer carries {own}, which trains: give one of the two")
     chosen = own if noise is None else as_noise(noise)
     kind = chosen.noise if isinstance(chosen, Antithetic) else chosen
-    if (
-        not isinstance(kind, (GaussianNoise, RademacherNoise))
-        or isinstance(chosen, NoNoise)
-        or noise_is_zero(chosen.std)
-    ):
-        raise ValueError(f"noise is {chosen}: a penalty is predicted for Gaussian or Rademacher noise on numbers")
+    if not isinstance(kind, Additive) or isinstance(chosen, NoNoise) or noise_is_zero(chosen.std):
+        raise ValueError(
+            f"noise is {chosen}: a penalty is predicted for noise added to numbers, such as Gaussian or Rademacher"
+        )
     if noise is None and isinstance(optimizer, LabelNoiseSGD):  # a checkpoint's std counts, not the constructor's
         std = noise_std(optimizer)
         inner = replace(kind, std=tuple(std) if isinstance(std, list) else std)

@@ -262,3 +262,14 @@ def test_bad_input_is_one_line_that_names_it(call, says):
     with pytest.raises(ValueError, match=says) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "noise", [GaussianNoise(1.0), RademacherNoise(1.0), Antithetic(RademacherNoise(1.0))], ids=repr
+)
+def test_the_kurtosis_is_that_of_the_draws(noise):
+    eps = noise.unit(3, 0, 0, 1000, 1000).astype(np.float64)
+    seen = (eps**4).mean() / (eps**2).mean() ** 2
+    assert seen == pytest.approx(
+        noise.kurtosis, abs=5 * math.sqrt(96 / eps.size)
+    )  # var of a Gaussian's: 24 / n, of fourths 96

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,8 @@ from lntrain import (
     weighted_lasso,
 )
 from lntrain.lasso.references import bridge
+from lntrain.noise import Additive
+from lntrain.noise.philox import words
 from lntrain.penalty.corrections import depth_penalty
 
 PROBLEM = sparse_regression(20, 12, 3, signs="random", column_scales=(0.5, 2.0), seed=4)
@@ -148,3 +151,22 @@ def test_the_former_name_of_the_loss_constant_still_works():
     *_, second = train(model, optimizer, PROBLEM, 50, loss_scale=0.25)
     assert torch.equal(first.coef, second.coef)
     assert math.isfinite(float(first.loss))
+
+
+class Uniform(Additive):
+    """Somebody's own noise: uniform, of variance 1."""
+
+    kurtosis = 1.8
+
+    def unit(self, seed, stream, start, stop, width, draw=0):
+        bits = words(seed, stream, start, stop, width, draw)
+        return np.float32(math.sqrt(12)) * (bits.astype(np.float32) / np.float32(2**32) - np.float32(0.5))
+
+
+def test_a_noise_of_ones_own_is_trained_and_predicted():
+    model, optimizer = _pair(Uniform(1.0))
+    prediction = predict(model, optimizer, PROBLEM)
+    assert torch.equal(prediction.penalty, predict(*_pair(GaussianNoise(1.0)), PROBLEM).penalty)
+    assert bool((prediction.bias < predict(*_pair(GaussianNoise(1.0)), PROBLEM).bias).all())  # lighter tails
+    *_, last = train(model, optimizer, PROBLEM, 100)
+    assert bool(torch.isfinite(last.mean_coef).all())
