@@ -9,7 +9,6 @@ run: setup
 	$(BIN)/lntrain
 
 test: lint
-	find lntrain -name '*.nb[ic]' -delete # numba's cache looks at one file, and kernels span several
 	$(BIN)/pytest -m "not slow" -q -n auto
 
 slow: setup

@@ -20,6 +20,7 @@ from lntrain.engine.kernels import DIFFERENCE, SQUARE, State, close_block, draw
 from lntrain.engine.simd import INT, VECTOR_BYTES, Emitter
 from lntrain.engine.state import BLOCK
 from lntrain.engine.steps import piece, stretch
+from lntrain.noise.compiled import compiled
 
 TOGETHER = 8  # columns of X whose gradients, and rows whose products, are summed in registers at a time
 
@@ -164,7 +165,7 @@ def _steps(formulas: simd.Formulas) -> Any:
 _difference, _square, _hadamard = _steps(simd.DIFFERENCE), _steps(simd.SQUARE), _steps(simd.HADAMARD)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _run(X, y, rule, scales, keys, state, step, drawn, total, rates, stds):  # type: ignore[no-untyped-def]
     """`total` steps from `step` on, as steps.run_steps; scales and keys (lanes,), stds (steps, lanes)."""
     n, lanes, every = y.shape[0], keys.shape[0], 2 if rule.paired else 1

@@ -12,6 +12,7 @@ import numpy as np
 from lntrain.engine.kernels import DIFFERENCE, HADAMARD, close_block
 from lntrain.engine.state import BLOCK
 from lntrain.engine.steps import empty, piece, refill
+from lntrain.noise.compiled import compiled
 
 
 @nb.njit(forceinline=True, error_model="numpy")
@@ -44,7 +45,7 @@ def _settle(rule, state, since, k):  # type: ignore[no-untyped-def]
         since[j] = k
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def run_steps(X, y, rule, state, key, step, drawn, total, rates, stds):  # type: ignore[no-untyped-def]
     """As steps.run_steps, on X = (values, columns, where each row begins)."""
     values, columns, begins = X

@@ -27,6 +27,7 @@ from lntrain.engine.kernels import (
     sgd,
 )
 from lntrain.engine.state import BLOCK
+from lntrain.noise.compiled import compiled
 from lntrain.noise.philox import fill_rows
 
 
@@ -179,7 +180,7 @@ def _block(X, vectors, y, rule, state, drawn, t, rates, stds, new):  # type: ign
         _hadamard(X, y, rule, state, drawn, t, rates, stds)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def run_steps(X, vectors, y, rule, state, key, step, drawn, total, rates, stds, new):  # type: ignore[no-untyped-def]
     """`total` steps from `step` on; `drawn` counts the optimiser's, by which noise and rows are drawn.
 

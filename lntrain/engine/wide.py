@@ -10,19 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import numba as nb
 import numpy as np
 import torch
 
 from lntrain.engine import kernels, simd, steps
 from lntrain.engine.state import BLOCK
+from lntrain.noise.compiled import compiled
 
 PARTS = 8
 WIDE_BYTES = 32_000_000  # of X that a step reads; below it a pass is over before threads have woken up
 SHARED_BYTES = 1_000_000  # rows that every replica meets before the next ones are read
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _prepare(y, rule, state, drawn, t, std):  # type: ignore[no-untyped-def]
     simd.widest()  # type: ignore[call-arg]
     room, unit, rows = state.room, drawn.unit, drawn.rows
@@ -31,13 +31,13 @@ def _prepare(y, rule, state, drawn, t, std):  # type: ignore[no-untyped-def]
     )
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _gradient(X, drawn, first, count, beta, scale, grad):  # type: ignore[no-untyped-def]
     simd.widest()  # type: ignore[call-arg]
     kernels.gradient(X, drawn.index, first, count, beta, drawn.target, scale, drawn.residual, grad)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _conclude(rule, state, parts, rate, first, close):  # type: ignore[no-untyped-def]
     simd.widest()  # type: ignore[call-arg]
     w, room = state.weights, state.room
@@ -50,12 +50,12 @@ def _conclude(rule, state, parts, rate, first, close):  # type: ignore[no-untype
         kernels.close_block(rule, state)
 
 
-@nb.njit(cache=True)
+@compiled()
 def _empty(rule, n, weights):  # type: ignore[no-untyped-def]
     return steps.empty(rule, n, weights.dtype)
 
 
-@nb.njit(cache=True)
+@compiled()
 def _refill(rule, unit, rows, n, start, key):  # type: ignore[no-untyped-def]
     steps.refill(rule, unit, rows, n, start, key)
 

@@ -14,6 +14,8 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from lntrain.noise.compiled import compiled
+
 SAMPLINGS = ("full", "replacement", "without", "shuffle", "haochen")
 
 _NOISE, _ROWS, _EPOCH = 0, 1, 2  # what a draw is for: each purpose has numbers of its own
@@ -104,7 +106,7 @@ def _normal_rows(words, rows):  # type: ignore[no-untyped-def]
 
 
 # fastmath=False is said, or a caller's would reach these and the numbers change
-@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+@compiled(nogil=True, error_model="numpy", fastmath=False)
 def fill_normals(out, first, draw, key):  # type: ignore[no-untyped-def]
     """out (4 * blocks, width) float32 from block `first` on; wide and narrow give the same numbers."""
     blocks, width = out.shape[0] // 4, out.shape[1]
@@ -129,7 +131,7 @@ def fill_normals(out, first, draw, key):  # type: ignore[no-untyped-def]
                     out[4 * (start + s) + lane, i] = rows[lane, s]
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+@compiled(nogil=True, error_model="numpy", fastmath=False)
 def fill_words(out, first, draw, kind, key):  # type: ignore[no-untyped-def]
     """out (4 * blocks, width) uint32 from block `first` on."""
     blocks, width = out.shape[0] // 4, out.shape[1]
@@ -151,7 +153,7 @@ def fill_words(out, first, draw, kind, key):  # type: ignore[no-untyped-def]
                     out[4 * (start + s) + lane, i] = words[lane, s]
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+@compiled(nogil=True, error_model="numpy", fastmath=False)
 def fill_rows(out, start, every, n, sampling, key):  # type: ignore[no-untyped-def]
     """out (count, b): the rows of X read at steps start..start+count-1, kept for `every` steps each."""
     count, b = out.shape
@@ -190,7 +192,7 @@ def fill_rows(out, start, every, n, sampling, key):  # type: ignore[no-untyped-d
             order[i], order[picks[i]] = order[picks[i]], order[i]
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+@compiled(nogil=True, error_model="numpy", fastmath=False)
 def _shuffle(order, epoch, key):  # type: ignore[no-untyped-def]
     for i in range(order.shape[0]):
         order[i] = i
