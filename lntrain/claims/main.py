@@ -111,7 +111,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     report.write(options.out, ordered, about, heading + (f", {options.mutate} MUTATED" if options.mutate else ""))
     bad = [result.name for result in ordered if result.verdict != "holds"]
     print(
-        f"{len(ordered) - len(bad)} of {len(ordered)} rows hold; {seconds:.0f} s, {cpu:.0f} s of CPU; wrote {options.out}"
+        f"{len(ordered) - len(bad)} of {len(ordered)} rows hold; "
+        f"{seconds:.0f} s, {cpu:.0f} s of CPU; wrote {options.out}"
     )
     return int(bool(bad))
 

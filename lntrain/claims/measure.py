@@ -152,7 +152,7 @@ def gradients(problem: Problem, mean: Tensor, noise: Tensor | None = None) -> Ar
 
 
 def compensated(given: Case, last: Snapshot) -> Tensor:
-    """(R, d) the Lasso of each replica for the labels plus their mean realised noise, lambda with its finite-step bias."""
+    """(R, d) the Lasso of each replica for labels plus mean realised noise, lambda with its finite-step bias."""
     lasso, labels = given.effective(), given.problem.y + last.mean_noise
     solved = [lassos.weighted_lasso(given.problem.X, y, lasso.penalty, positive=lasso.positive).coef for y in labels]
     return torch.stack(solved)
@@ -192,7 +192,7 @@ def slopes(x: Any, y: Any) -> Array:
 
 @dataclass(frozen=True)
 class Stationary:
-    """Records of a run after its start: coef (K, R, d), log w^2 (K, R, m, d), clean loss (K, R); and the last snapshot."""
+    """Records of a run after its start, coef (K, R, d), log w^2 (K, R, m, d), clean loss (K, R); the last snapshot."""
 
     coef: Array
     logs: Array

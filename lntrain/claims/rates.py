@@ -79,7 +79,7 @@ def compensated_rate(at: At) -> Outcome:
 
 
 def steps_needed(at: At) -> Outcome:
-    """A mean over K = 4 / (a^2 lr^2 V e^2) steps has a relative KKT error of e on the support, as a root mean square."""
+    """A mean over K = 4 / (a^2 lr^2 V e^2) steps has a relative KKT error of e on the support (rms)."""
     given = case(data(at, 0.4, 20, 40, 3), PLAIN, 0.01, 0.4)
     X, on, checks, blocks = given.problem.X, given.lasso.support.numpy(), [], at.pick(12, 24)
     c = penalties.mean_squares(X).numpy()[on]
@@ -97,7 +97,7 @@ def steps_needed(at: At) -> Outcome:
 
 
 def finite_step(at: At) -> Outcome:
-    """lambda_eff / lambda - 1 = a lr [sum S^2 |beta| / c + (kurtosis - 3/2) lambda]; antithetic: twice the first term."""
+    """lambda_eff / lambda - 1 = a lr [sum S^2 |beta| / c + (kurtosis - 3/2) lambda]; pairs: twice the first term."""
     problem = Problem(torch.tensor([[math.sqrt(2)], [0.0]]).double(), torch.tensor([3 * math.sqrt(2), 0.0]).double())
     checks = []
     for name, dynamics in (

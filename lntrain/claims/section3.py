@@ -37,7 +37,7 @@ def data(at: At, parametrisation: str = "difference") -> Problem:
 
 
 def case(problem: Problem, dynamics: Dynamics, lr: float, ratio: float = RATIO) -> Case:
-    """The std that iid noise on the whole batch would need for alpha = ratio * alpha_max, then what is predicted of it."""
+    """The std that iid noise on the whole batch needs for alpha = ratio * alpha_max, and what is predicted of it."""
     alpha = ratio * penalties.alpha_max(problem.X, problem.y)
     size = dynamics.batch_size or problem.n
     return predict(problem, dynamics, lr=lr, std=float(np.sqrt(2 * alpha * size / dynamics.rate(lr))))
@@ -247,6 +247,6 @@ def sampling_noise(at: At) -> Outcome:
         f, allowance = float((wanted / one)[on].mean()), float((second / one)[on].mean())
         if name == "shuffle":
             allowance *= problem.n / b  # beta moves over an epoch as over so many steps
-            note = f"shuffle: f seen {seen.mean():.3f}; theory.md's 2/3 (n-b)/(n-1) would be {2 / 3 * 36 / 39:.3f}, here {f:.3f}"
+            note = f"shuffle: f seen {seen.mean():.3f}; 2/3 (n-b)/(n-1) would be {2 / 3 * 36 / 39:.3f}, here {f:.3f}"
         checks.append(Check(f"f, {name}", f, seen.mean(1), allowance=allowance, precision=0.19 * f))
     return Outcome(checks, note=note)

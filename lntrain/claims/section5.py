@@ -111,7 +111,7 @@ def optimal_loss(lasso: LassoSolution) -> float:
 
 
 def exponents(at: At) -> Outcome:
-    """lim log w_pm^2 / t = -2a (lambda_j +/- g_j), every coordinate and sign: slope and correlation of seen on predicted."""
+    """lim log w_pm^2 / t = -2a (lambda_j +/- g_j), every coordinate and sign: slope and correlation."""
     problem = data(at)
     given = case(problem, PLAIN, 0.0025)
     rate = laws.predicted_exponents(problem.X, problem.y, given.effective(), lr=given.lr).numpy()
@@ -170,7 +170,7 @@ def init_forgotten(at: At) -> Outcome:
 def supports(at: At) -> Outcome:
     """20 problems with a signed domination margin above 0.05: the support by exponents is the Lasso's, F1 = 1.
 
-    The exponent of the slowest coordinate is below 0 for certain when R K = 200 / (a lr lambda m^2), m = 1 - |g|/lambda:
+    The slowest coordinate's exponent is below 0 for certain when R K = 200 / (a lr lambda m^2), m = 1 - |g|/lambda:
     its fall, 2 a lr lambda m K, is then 10 standard deviations, 2 a lr sqrt(V K / R).
     """
     scores, used, falls_seen, ratio, replicas = [], [], [], 0.3, 8

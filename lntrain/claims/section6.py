@@ -74,7 +74,7 @@ def flip_variance(c: Tensor, n: int) -> Array:
 
 
 def _flipped(X: Array, classes: Array, lr: float, steps: int, seeds: list[int]) -> tuple[Array, Array]:
-    """Means over the last three quarters: beta (R, d), and output - noisy label (R, n), which label noise's mean has left."""
+    """Means over the last three quarters: beta (R, d), and output - noisy label (R, n)."""
     means, outputs, chunk = [], [], 4096
     for seed in seeds:
         plus, minus = np.full(X.shape[1], 0.1), np.full(X.shape[1], 0.1)
@@ -93,7 +93,7 @@ def _flipped(X: Array, classes: Array, lr: float, steps: int, seeds: list[int]) 
 
 
 def flips(at: At) -> Outcome:
-    """Flipped labels, cross entropy: the mean gradient obeys the l1 KKT conditions; the solution is no l1 logistic fit."""
+    """Flips, cross entropy: the mean gradient obeys the l1 KKT conditions; the solution is no l1 logistic fit."""
     problem = sparse_regression(30, 20, 3, signs="random", seed=at.data)
     X, lr = np.ascontiguousarray(problem.X.numpy()), 0.25
     classes = (problem.y.numpy() > 0).astype(float)

@@ -160,7 +160,10 @@ def open_band(at: At) -> Outcome:
         sizes[0].append(last.mean_coef.abs().sum(-1).numpy())
         sizes[1].append(float(given.effective().coef.abs().sum()))
     supports = [int(at_level(problem, float(level), 0.01).lasso.support.sum()) for level in levels]
-    note = f"support of the Lasso from delta_minus {found.delta_minus:.3g} to delta_plus {found.delta_plus:.3g}: {supports} (truth: 3)"
+    note = (
+        f"support of the Lasso from delta_minus {found.delta_minus:.3g} "
+        f"to delta_plus {found.delta_plus:.3g}: {supports} (truth: 3)"
+    )
     check = Check(
         "largest distance to the Lasso (compensated), over the truth's norm", at.pick(0.03, 0.02), np.max(far, 0), "<="
     )

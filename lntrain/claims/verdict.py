@@ -12,12 +12,13 @@ from scipy import stats
 
 FAMILY_LEVEL = 0.01  # chance that any check of the whole table is red though every claim is true (Bonferroni)
 RULE = (
-    "The interval is the mean over seeds +/- t * sd / sqrt(seeds), t at the level {level:g} / (rows x checks of the row), "
+    "The interval is the mean over seeds +/- t * sd / sqrt(seeds), "
+    "t at the level {level:g} / (rows x checks of the row), "
     "two-sided: Bonferroni, so that all intervals of the table hold together with probability {sure:g}. "
     "'=': the interval, widened by the allowance (a bias that a formula of theory.md gives), holds the prediction "
     "and its half-width with the allowance is at most the stated precision; a wider one is undecided, which fails. "
-    "'<=', '>=': the whole interval lies on that side of the bound; it is one-sided, and of the geometric mean, since distances "
-    "and ratios vary by factors. A row holds if all its checks do."
+    "'<=', '>=': the whole interval lies on that side of the bound; it is one-sided, and of the geometric mean, "
+    "since distances and ratios vary by factors. A row holds if all its checks do."
 )
 
 

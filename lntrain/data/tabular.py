@@ -196,7 +196,7 @@ def _encode(table: Table, j: int, rows: NDArray[np.bool_], categorical: str) -> 
     levels = sorted({cell for cell in cells if cell is not None})
     if len(levels) == len(cells) or len(levels) > max(STRAY, len(cells) / 2):
         raise ValueError(
-            f"{table.where}: column {name!r} has {len(levels)} levels in {len(cells)} rows, an identifier: drop the column"
+            f"{table.where}: column {name!r} has {len(levels)} levels in {len(cells)} rows, an identifier: drop it"
         )
     number = {level: float(k) for k, level in enumerate(levels)}
     codes = np.array([number.get(cell, np.nan) for cell in cells])

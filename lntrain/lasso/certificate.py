@@ -27,7 +27,7 @@ def lasso_objective(X: Any, y: Any, penalty: Any, coef: Any) -> float:
 
 
 def duality_gap(X: Any, y: Any, penalty: Any, coef: Any, positive: bool = False) -> Any:
-    """Relative gap (F - D(theta)) / F, theta = s r, r the residual, s <= 1 making it feasible: |x_j.theta| <= n lambda_j.
+    """Relative gap (F - D(theta)) / F, theta = s r, r the residual, s <= 1 such that |x_j.theta| <= n lambda_j.
 
     F - D = (1 - s)^2 |r|^2 / 2n + sum_j (lambda_j |beta_j| - s beta_j x_j.r / n): no term is negative, so nothing
     cancels and a gap of 1e-15 is true.
@@ -56,7 +56,7 @@ def duality_gap(X: Any, y: Any, penalty: Any, coef: Any, positive: bool = False)
 
 
 def products(X: Any, rows: Array) -> Array:
-    """X @ row, (..., n), for each row (..., d): a few one by one, as BLAS's product of a few takes many times as long."""
+    """X @ row, (..., n), for each row (..., d): a few one by one, since BLAS's product of a few is far slower."""
     if rows.ndim == 2 and 0 < len(rows) <= FEW and not issparse(X):
         return np.stack([X @ row for row in rows])
     return np.asarray((X @ rows.T).T)

@@ -27,7 +27,7 @@ from lntrain.lasso.certificate import lasso_objective as lasso_objective
 from lntrain.lasso.solvers import columns_of, working_sets
 from lntrain.lasso.solvers import coordinate_descent as _solve
 
-EXACT = 1e-10  # relative gap of coordinate descent whose signs were not tried: just below alpha_max even 0 has one below GAP
+EXACT = 1e-10  # gap of coordinate descent whose signs were not tried: near alpha_max even 0 has one below GAP
 SOON, LONG = 1e7, 1e9  # n k^2 of active sets: hundredths of a second, to see whether the support is small, and seconds
 # coordinate descent finds large supports sooner, but at small penalties it may never be through
 ATTEMPTS: tuple[tuple[Any, ...], ...] = (

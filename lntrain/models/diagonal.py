@@ -151,4 +151,5 @@ class DiagonalLinear(nn.Module):
         return (x @ coef.mT).mT  # in this order x may be sparse
 
     def extra_repr(self) -> str:
-        return f"{self.in_features}, parametrisation={self.parametrisation!r}, depth={self.depth}, replicas={self.replicas}"
+        kind = f"parametrisation={self.parametrisation!r}, depth={self.depth}"
+        return f"{self.in_features}, {kind}, replicas={self.replicas}"

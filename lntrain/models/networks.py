@@ -105,7 +105,7 @@ def vgg11(
 
     Args:
         in_shape, num_classes, norm, groups, seed: as for `resnet18`.
-        width: channels of the first layer (64 in the original). Max pools that a small image has no room for are left out.
+        width: channels of the first layer (64 in the original). Max pools too large for a small image are left out.
 
     Returns:
         Module (b, *in_shape) -> (b, num_classes).

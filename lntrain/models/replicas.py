@@ -89,7 +89,7 @@ class Rows:
         return self.inputs.shape[1 if self.own else 0]
 
     def batch(self, rows: Tensor | None, replicas: int, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-        """(inputs, targets), each (R, b, ...), of rows (R, b), or of all; targets = clean + factor (targets - clean)."""
+        """(inputs, targets), each (R, b, ...), of rows (R, b) or of all; targets: clean + factor (targets - clean)."""
         targets = self.targets
         if self.clean is not None and factor != 1:
             targets = torch.lerp(self.clean, targets, factor)

@@ -38,7 +38,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def _clear(folder: Path, name: str) -> None:
-    """A file's name holds the digest, so that a process that still runs older code never reads or writes a newer one's."""
+    """Names hold the digest, so that a process that still runs older code neither reads nor writes newer files."""
     for path in folder.glob(f"{name}-*.nb[ic]"):
         if digest() not in path.name:
             path.unlink(missing_ok=True)

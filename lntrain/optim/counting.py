@@ -14,7 +14,7 @@ from lntrain.noise.labels import Antithetic, Noise
 
 
 def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """The draw counter moves only if labels were perturbed since the last step (a hook: torch wraps `step` per class)."""
+    """The draw counter moves only if labels were perturbed since the last step; a hook, as torch wraps `step`."""
     if skipped(optimizer):
         vars(optimizer)["redraw"] = True
         return
@@ -55,7 +55,7 @@ def note_dropped(optimizer: torch.optim.Optimizer, noise: Noise) -> None:
 
 
 def again(optimizer: torch.optim.Optimizer, noise: Noise) -> None:
-    """Before a draw: a pair's step that GradScaler dropped is made again on the same numbers, or its twin would differ."""
+    """Before a draw: a pair's step that GradScaler dropped is repeated on its numbers, or its twin would differ."""
     if isinstance(noise, Antithetic) and (vars(optimizer).get("redraw") or _dropped(optimizer)):
         for group in optimizer.param_groups:
             if "noise_draw" in group:

@@ -88,7 +88,7 @@ def shuffle_shift(
     [0.0, 0.0]
 
     Source: derived here, to first order in lr * rows of an epoch: each batch's noise has mean -1/(n/b - 1) of its
-    own over the rest of the epoch. theory.md section 3 has "about 2/3 of f" from one setting; in general it is no factor.
+    own over the rest of the epoch. In general it is no factor on f ("about 2/3" holds in one setting).
     """
     X = Design.of(X).X
     y, beta = (torch.as_tensor(v, dtype=torch.float64).detach().cpu() for v in (y, coef))
@@ -218,8 +218,8 @@ def plan_steps(
         ValueError: a tolerance that is not positive, an unknown statistic, std=0.
 
     >>> ones = torch.ones(1, 1)
-    >>> plan_steps(0.1, ones, [1.0], lr=0.01, std=10.0), plan_steps(0.1, ones, [1.0], lr=0.01, std=10.0, statistic="compensated")
-    (10000, 1152)
+    >>> [plan_steps(0.1, ones, [1.0], lr=0.01, std=10.0, statistic=name) for name in ("iid", "compensated")]
+    [10000, 1152]
 
     Source: theory.md section 5. The finite-step bias is apart: no number of steps removes it.
     """

@@ -100,7 +100,7 @@ def effective_penalty(
         std: standard deviation of the label noise, in the units of y; or (R,).
         batch_size: b; None reads all n rows.
         parametrisation: "difference", "square" (a = 4 loss_constant) or "hadamard" (a = 2 loss_constant).
-        loss_constant: the loss is (loss_constant / b) sum (x.beta - y)^2; 0.5 here, 0.25 in the paper. loss_scale: its former name.
+        loss_constant: the loss is (loss_constant / b) sum (x.beta - y)^2; 0.5 here, 0.25 in the paper.
         momentum, dampening, nesterov, weight_decay: torch.optim.SGD's.
         antithetic: noise in pairs eps, -eps.
         sampling: "full", "replacement", "without", "shuffle" or "haochen".
@@ -122,7 +122,7 @@ def effective_penalty(
     b, _ = check_sampling(design.shape[0], batch_size, sampling)
     factor = _variance_to_penalty(lr, parametrisation, constant, momentum, dampening, nesterov, antithetic)
     power = torch.as_tensor(np.asarray(factor) * np.square(check_std(std)) / b, dtype=torch.float64)
-    return power[..., None] * design.c + decay_penalty(weight_decay, parametrisation, constant)
+    return power[..., None] * mean_squares(design) + decay_penalty(weight_decay, parametrisation, constant)
 
 
 def noise_for_penalty(
@@ -165,7 +165,7 @@ def noise_for_penalty(
     factor = _variance_to_penalty(lr, parametrisation, constant, momentum, dampening, nesterov, antithetic)
     decay = decay_penalty(weight_decay, parametrisation, constant)
     if isinstance(penalty, (Tensor, np.ndarray)) and np.ndim(penalty) > 0:
-        wished, c = torch.as_tensor(penalty, dtype=torch.float64).cpu() - decay, design.c
+        wished, c = torch.as_tensor(penalty, dtype=torch.float64).cpu() - decay, mean_squares(design)
         if wished.shape != c.shape:
             raise ValueError(f"penalty has shape {tuple(wished.shape)}: X has {len(c)} columns")
         alphas = np.asarray(float((wished @ c) / (c @ c)))
@@ -186,7 +186,7 @@ def alpha_max(X: Any, y: Any) -> float:
     """The smallest alpha at which the Lasso with lambda_j = alpha c_j is zero: max_j |x_j.y| / (n c_j)."""
     design = Design.of(X)
     y = torch.as_tensor(as_float64(y))
-    return float(((design.X.T @ y).abs() / len(y) / design.c).max())
+    return float(((design.X.T @ y).abs() / len(y) / mean_squares(design)).max())
 
 
 def stable_lr(
@@ -263,7 +263,7 @@ def finite_step_bias(
     design = Design.of(X)
     beta = torch.as_tensor(coef, dtype=torch.float64).abs().cpu()
     on = beta > 0
-    curvature: Tensor = design.gram(on).square() @ beta[on] / design.c
+    curvature: Tensor = design.gram(on).square() @ beta[on] / mean_squares(design)
     moments: Tensor = (kurtosis - 1.5) * torch.as_tensor(penalty, dtype=torch.float64).cpu()
     rate = float(step_factor(parametrisation, loss_scale) * effective_lr(lr, momentum, dampening))
     return rate * ((2.0 if antithetic else 1.0) * curvature + moments)

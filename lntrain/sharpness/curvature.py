@@ -59,8 +59,9 @@ class Curvature:
         tol = 100 * torch.finfo(loss.dtype).eps
         if not math.isclose(halves, float(loss), rel_tol=tol, abs_tol=tol):
             raise ValueError(
-                f"the loss is {float(loss):.6g} and its mean over two halves of the rows {halves:.6g}: give a criterion that is "
-                "a plain mean (reduction='mean', no label noise, class weights or ignored targets)"
+                f"the loss is {float(loss):.6g} and its mean over two halves of the rows {halves:.6g}: "
+                "give a criterion that is a plain mean "
+                "(reduction='mean', no label noise, class weights or ignored targets)"
             )
 
     def rows(self, chunk: int | None = None) -> Iterator[tuple[slice, float]]:

@@ -167,7 +167,7 @@ class _Dual:
         return [np.exp(np.minimum(middle - sign * z, self.top)) for sign in self.signs[:, 0]]
 
     def _choose(self, t: float, theta: Array) -> None:
-        """The columns that may count before theta has moved by `room`: half of what the median column needs, or an e-fold."""
+        """Columns that may count before theta moves by `room`: half of what the median column needs, or an e-fold."""
         highest = self.logs(np.array([t]), theta[None])[0].max(0)
         needs = (self.floor - highest) / self.reach
         self.time, self.theta, self.room = t, theta.copy(), max(float(np.median(needs)) / 2, 1 / self.reach.max())

@@ -81,7 +81,7 @@ class Dynamics:
         )
 
     def actual_penalty(self, problem: Problem, lasso: LassoSolution, lr: float, std: float) -> Tensor:
-        """(d,) the lambda that training shows near this Lasso: label noise and sampling, with the finite step's bias."""
+        """(d,) the lambda that training shows near this Lasso: label noise, sampling, the finite step's bias."""
         residuals = None if self.reads_all(problem.n) else problem.design.X @ lasso.coef - problem.y.double().cpu()
         return corrected_penalty(
             problem,

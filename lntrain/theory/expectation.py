@@ -47,7 +47,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Way:
-    """The mean path at times (M,) of lr * steps: running means of beta (M, d), and of w_plus^2 + w_minus^2 (M, d) now."""
+    """The mean path at times (M,) of lr * steps: running mean of beta, beta, w_plus^2 + w_minus^2, (M, d) each."""
 
     times: Tensor
     mean_coef: Tensor

@@ -163,7 +163,7 @@ def _lr_for_std(problem: Problem, dynamics: Dynamics, std: float, limits: Limits
 def _taking_part(
     problem: Problem, lasso: LassoSolution, several: Sequence[Dynamics]
 ) -> tuple[Target, dict[Dynamics, float]]:
-    """The columns that train. One with ||x_j|| ||y|| / n < lambda_j sinks whatever the residual, and its weights need no step.
+    """The columns that train: one with ||x_j|| ||y|| / n < lambda_j sinks whatever the residual, and needs no step.
 
     It is left out (at 0) only where its large penalty alone forbids the step that the others need.
     """

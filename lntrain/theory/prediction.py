@@ -94,7 +94,8 @@ def predict(
     >>> problem = sparse_regression(20, 10, 2)
     >>> model = DiagonalLinear(problem.d, parametrisation="hadamard")
     >>> prediction = predict(model, LabelNoiseSGD(model.parameters(), lr=0.01, noise=10.0), problem)
-    >>> bool(torch.equal(prediction.penalty, effective_penalty(problem.X, lr=0.01, std=10.0, parametrisation="hadamard")))
+    >>> wished = effective_penalty(problem, lr=0.01, std=10.0, parametrisation="hadamard")
+    >>> bool(torch.equal(prediction.penalty, wished))
     True
 
     Source: theory.md sections 3, 4 and 6.

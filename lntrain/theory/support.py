@@ -71,7 +71,7 @@ def verdict(
 
 
 def inflation(X: Any, active: Tensor) -> Tensor:
-    """sqrt(c_j (S_AA^-1)_jj), (R, d): how much more than 1 / c_j the others of A = active (R, d) make beta_j follow g_j.
+    """sqrt(c_j (S_AA^-1)_jj), (R, d): how much more the others of A = active (R, d) make beta_j follow g_j.
 
     1 outside A; inf where A holds as many columns as X has rows.
 

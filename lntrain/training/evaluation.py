@@ -27,7 +27,8 @@ def distance(coef: Tensor, reference: Tensor) -> Tensor:
 def kkt_residual(gradient: Tensor, coef: Tensor, penalty: Tensor, off: Tensor, positive: bool = False) -> Tensor:
     """max_j |g_j + lambda_j s_j| / lambda_j over the best subgradient: s = sign(coef) on, free in [-1, 1] off.
 
-    >>> kkt_residual(torch.tensor([-0.75, 0.5]), torch.tensor([1.0, 0.0]), torch.ones(2), torch.tensor([False, True])).item()
+    >>> gradient, coef, off = torch.tensor([-0.75, 0.5]), torch.tensor([1.0, 0.0]), torch.tensor([False, True])
+    >>> kkt_residual(gradient, coef, torch.ones(2), off).item()
     0.25
     """
     on = (gradient + penalty * torch.sign(coef)).abs() / penalty

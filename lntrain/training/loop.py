@@ -37,8 +37,8 @@ class Snapshot:
 
     coef, mean_coef (d,) or (R, d); mean_noise (n,) or (R, n), the mean realised label noise
     (times n/b for batches); tail_coef, tail_noise the same over steps earlier_step..step-1, about the
-    second half, which forgets the start exponentially and not as 1 / step; log_weights (m, d) or (R, m, d), log w^2 now, and
-    earlier_log_weights at earlier_step, about half way; loss () or (R,) on the clean labels;
+    second half, which forgets the start exponentially and not as 1 / step; log_weights (m, d) or (R, m, d), log w^2,
+    and earlier_log_weights at earlier_step, about half way; loss () or (R,) on the clean labels;
     lr and std at this step; scheduled: False for a heartbeat; engine: "fused" or "torch".
     """
 
@@ -215,7 +215,7 @@ def _check(run: Run, problem: Problem, bound: Tensor) -> None:
 
 
 def _remedy(run: Run, problem: Problem, lr: float) -> str:
-    """A step that is stable at the least squares solution, where the run was half way, and below the one that failed."""
+    """A step that is stable at the least squares solution and where the run was half way, below the one that failed."""
     if not isinstance(run.model, DiagonalLinear) or run.model.depth != 2 or problem.X.layout != torch.strided:
         return "take a smaller lr"
     X, y = problem.X.double(), problem.y.double()

@@ -210,9 +210,12 @@ def test_parquet_keeps_its_types(tmp_path):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     columns = {
-        "a": pa.array([1, None, 3, 5]), "f": [True, False, True, True], "c": pa.array(["u", "v", "u", ""]).dictionary_encode(),
-        "__index_level_0__": [7, 3, 1, 2], "y": [1.0, 2.0, 5.0, 4.0],
-    }  # fmt: skip
+        "a": pa.array([1, None, 3, 5]),
+        "f": [True, False, True, True],
+        "c": pa.array(["u", "v", "u", ""]).dictionary_encode(),
+        "__index_level_0__": [7, 3, 1, 2],
+        "y": [1.0, 2.0, 5.0, 4.0],
+    }
     pq.write_table(pa.table(columns), tmp_path / "data.parquet")
     options = {"target": "y", "center": False, "scale": False, "categorical": "onehot"}
     problem = from_file(tmp_path / "data.parquet", missing="mean", **options)

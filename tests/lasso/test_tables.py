@@ -1,4 +1,4 @@
-"""lasso on any table: dependent, nearly dependent and tied columns are solved, by solvers that never start worse than zero."""
+"""lasso on any table: dependent, nearly dependent and tied columns, by solvers that never start worse than zero."""
 
 from __future__ import annotations
 

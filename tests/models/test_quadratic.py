@@ -297,10 +297,28 @@ def _on_top():
         (lambda: unquadratic(_on_top()), "another parametrisation on top"),
     ],
     ids=[
-        "name", "no parameter", "no bias", "no parameters", "twice", "weight norm", "complex", "lazy", "tied", "half tied",
-        "where", "zero", "word", "shape", "nan", "tiny float32", "tiny hadamard", "plain", "other", "on top",
+        "name",
+        "no parameter",
+        "no bias",
+        "no parameters",
+        "twice",
+        "weight norm",
+        "complex",
+        "lazy",
+        "tied",
+        "half tied",
+        "where",
+        "zero",
+        "word",
+        "shape",
+        "nan",
+        "tiny float32",
+        "tiny hadamard",
+        "plain",
+        "other",
+        "on top",
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line_that_names_it(call, says):
     with pytest.raises(ValueError, match=says) as error:
         call()

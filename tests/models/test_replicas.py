@@ -17,6 +17,7 @@ from lntrain.training.ensemble import Anneal, descend, schedule
 F64 = torch.float64
 X = torch.randn(12, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
 CLASSES = torch.arange(12) % 3
+FLIPS = LabelFlips(0.4, 3)
 ONE_HOT = one_hot(CLASSES, 3).to(F64)
 SEEDS = [5, 0, 9]
 
@@ -32,10 +33,10 @@ def _quadratic_net(seed):
 
 
 CASES = {
-    "flips": (_net, CLASSES, cross_entropy, LabelFlips(0.4, 3)),
+    "flips": (_net, CLASSES, cross_entropy, FLIPS),
     "rows": (_net, ONE_HOT, mse_loss, GaussianNoise(0.3)),
     "quadratic": (_quadratic_net, ONE_HOT, mse_loss, GaussianNoise(0.3)),
-    "convolutions": (lambda s: resnet18((1, 4, 4), 3, width=8, seed=s).to(F64), CLASSES, cross_entropy, LabelFlips(0.4, 3)),
+    "convolutions": (lambda s: resnet18((1, 4, 4), 3, width=8, seed=s).to(F64), CLASSES, cross_entropy, FLIPS),
 }  # fmt: skip
 
 

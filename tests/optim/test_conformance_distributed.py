@@ -119,7 +119,7 @@ def _worker(rank, folder):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each of two ranks found; both are killed when one fails or two minutes have passed, so that nothing hangs."""
+    """What each of two ranks found; both are killed when one fails or after two minutes, so that nothing hangs."""
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("this torch has no gloo: DDP and FSDP2 are NOT tested")
     folder = tmp_path_factory.mktemp("ranks")

@@ -149,7 +149,7 @@ def test_planned_steps_by_hand(momentum):
 
 
 def test_planned_steps_are_what_a_run_needs():
-    """iid: over 64 replicas the rms of lambda_hat / lambda - 1 at the planned K is the tolerance; compensated: at most."""
+    """iid: over 64 replicas the rms of lambda_hat / lambda - 1 at K is the tolerance; compensated: at most that."""
     problem = sparse_regression(40, 60, 4, signs="random", seed=0)
     alpha, lr = 0.1 * alpha_max(problem.X, problem.y), 0.002
     std = noise_for_penalty(problem.X, alpha, lr=lr)

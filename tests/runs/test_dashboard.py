@@ -1,4 +1,4 @@
-"""dashboard: every metric under its tag, logarithms where they exist, bands over replicas, and the lines of reference."""
+"""dashboard: every metric under its tag, logarithms where they exist, bands over replicas, reference lines."""
 
 from __future__ import annotations
 

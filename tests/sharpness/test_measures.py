@@ -1,4 +1,4 @@
-"""sharpness: against dense matrices, the estimators' own law, the penalty of diagonal networks, and a model left alone."""
+"""sharpness: dense matrices, the estimators' own law, the penalty of diagonal networks, a model left alone."""
 
 from __future__ import annotations
 

@@ -89,9 +89,14 @@ def test_what_is_expected_is_reached_on_fifty_unseen_seeds(antithetic):
     for seed in range(500, 550):
         problem, ratio = _table(seed)
         plan = make_plan(
-            problem, Dynamics(antithetic=antithetic), alpha_ratio=ratio, corrected=antithetic, tail=antithetic,
-            replicas=8, budget=3e9 if seed % 2 else 3e8,
-        )  # fmt: skip
+            problem,
+            Dynamics(antithetic=antithetic),
+            alpha_ratio=ratio,
+            corrected=antithetic,
+            tail=antithetic,
+            replicas=8,
+            budget=3e9 if seed % 2 else 3e8,
+        )
         reached, _ = _reached(problem, plan, seed=seed)
         assert plan.expected.high < 3 * plan.expected.low
         inside.append(plan.expected.low <= reached <= plan.expected.high)
@@ -105,8 +110,14 @@ def test_how_far_coefficients_are_undetermined_is_told_before():
     for seed in range(700, 720):
         problem, ratio = _table(seed, twins=True)
         plan = make_plan(
-            problem, Dynamics(antithetic=True), alpha_ratio=min(ratio, 0.2), corrected=True, tail=True, replicas=8, budget=5e9,
-        )  # fmt: skip
+            problem,
+            Dynamics(antithetic=True),
+            alpha_ratio=min(ratio, 0.2),
+            corrected=True,
+            tail=True,
+            replicas=8,
+            budget=5e9,
+        )
         reached, fit = _reached(problem, plan, seed=seed)
         if plan.ill_determined is not None:
             told += 1

@@ -165,10 +165,21 @@ def stationary():
     lasso = weighted_lasso(CORRELATED.X, CORRELATED.y, 0.15 * mean_squares(CORRELATED.X))
     std = noise_for_penalty(CORRELATED.X, 0.15, lr=0.005)
     flows = [
-        label_noise_flow(CORRELATED.X, CORRELATED.y, lr=0.005, dt=dt, noise=std, steps=int(40 / dt), every=int(2.5 / dt),
-                         burn_in=int(15 / dt), init=1.0, replicas=512, seed=3)
+        label_noise_flow(
+            CORRELATED.X,
+            CORRELATED.y,
+            lr=0.005,
+            dt=dt,
+            noise=std,
+            steps=int(40 / dt),
+            every=int(2.5 / dt),
+            burn_in=int(15 / dt),
+            init=1.0,
+            replicas=512,
+            seed=3,
+        )
         for dt in (0.01, 0.005)
-    ]  # fmt: skip
+    ]
     return lasso, flows
 
 
@@ -268,7 +279,7 @@ def test_effective_init_is_the_init_and_label_noise_lowers_it():
         (lambda: loss_identity(torch.ones(8), weighted_lasso(EVEN.X, 0 * EVEN.y, 0.1)), "its objective is 0"),
         (lambda: lambda_hat(EVEN.X, EVEN.y, torch.ones(3, 60), LASSO, mean_noise=torch.ones(2, 40)), "2 blocks"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line_that_names_it(call, says):
     with pytest.raises(ValueError, match=says) as error:
         call()

@@ -126,7 +126,7 @@ def test_batches_are_chosen_where_rows_are_many():
 
 
 def test_one_dimension_by_hand():
-    """S = c = 1, beta* = 2 - alpha = 1.5: the mean's variance is std^2 / (n K), its bias a lr (beta* + 1.5 alpha) alpha."""
+    """S = c = 1, beta* = 2 - alpha = 1.5: the mean's variance is std^2 / (n K), bias a lr alpha (beta* + 1.5 alpha)."""
     problem, K, lr = Problem([[1.0], [1.0]], [2.0, 2.0]), 10_000_000, 0.001
     plan = make_plan(problem, Dynamics(init=0.1), alpha=0.5, lr=lr, steps=K)
     noise = math.sqrt(2 * 0.5 / (2 * lr) / K) / 1.5  # std^2 = 2 n alpha / (a lr)

@@ -1,4 +1,4 @@
-"""support: the verdict by hand, its error rate at every small coefficient, its words before the run, and no wandering."""
+"""support: the verdict by hand, its error rate at small coefficients, its words before the run, no wandering."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ LAM, LR, ROWS, RUNS = 0.1, 0.02, 4, 2000
 
 
 def _one_dimension(coef, steps, dtype=np.float64):
-    """RUNS runs of beta = w_plus^2 - w_minus^2 on one column of ones: (Problem, Lasso, verdict, log w^2 at half way and now)."""
+    """RUNS runs of beta = w_plus^2 - w_minus^2 on a column of ones: (Problem, Lasso, verdict, log w^2 half way, now)."""
     rng, sigma = np.random.Generator(np.random.Philox(7)), math.sqrt(2 * LAM / (2 * LR))
     w, total, noises, logs = np.full((2, RUNS), 0.1, dtype), np.zeros(RUNS), np.zeros(RUNS), []
     for k in range(steps):
@@ -149,7 +149,7 @@ def _one_dimension(coef, steps, dtype=np.float64):
 
 @pytest.mark.parametrize("coef", [0.0005, 0.01, 0.02, 0.05])
 def test_a_small_coefficient_is_never_lost_for_good(coef):
-    """lambda = .1: called off at most LEVEL of the time, undecided as often as predicted; by its falls alone it is lost."""
+    """lambda = .1: called off at most LEVEL of the time, undecided as often as predicted; by falls alone it is lost."""
     steps = 20_000
     X, y, lasso, found, fell = _one_dimension(coef, steps)
     assert int(found.off.sum()) <= _limits(LEVEL, RUNS)[1]
@@ -205,7 +205,9 @@ def test_float32_decides_like_float64():
     assert int(stays[:, ~reference.support].sum()) > 0  # what called them on
 
 
-@pytest.mark.parametrize("setting", [{}, {"antithetic": True}, {"parametrisation": "square"}, {"parametrisation": "hadamard"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting", [{}, {"antithetic": True}, {"parametrisation": "square"}, {"parametrisation": "hadamard"}]
+)
 def test_no_verdict_is_reversed_and_the_undecided_become_few(setting):
     rows, _, reference = _run(**setting)
     wrong = [int((row["support_size"] * (1 - row["support_precision"])).sum()) for row in rows]

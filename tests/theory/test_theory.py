@@ -71,10 +71,17 @@ def reach(problem, *, ratio=0.1, steps=400_000, lr=0.0025, kind=GaussianNoise, r
     optimizer = LabelNoiseSGD(model.parameters(), lr=lr, noise=noise, seed=1, **sgd)
     *_, last = train(model, optimizer, problem, steps, snapshots=[steps // 2], **train_options)
     bias = finite_step_bias(
-        problem.X, reference.coef, penalty, lr=lr, parametrisation=parametrisation, antithetic=antithetic,
-        loss_scale=setting.get("loss_scale", 0.5), momentum=sgd.get("momentum", 0.0), dampening=sgd.get("dampening", 0.0),
+        problem.X,
+        reference.coef,
+        penalty,
+        lr=lr,
+        parametrisation=parametrisation,
+        antithetic=antithetic,
+        loss_scale=setting.get("loss_scale", 0.5),
+        momentum=sgd.get("momentum", 0.0),
+        dampening=sgd.get("dampening", 0.0),
         kurtosis=gradient_kurtosis(problem.X, 1.0 if kind is RademacherNoise else 3.0, setting.get("batch_size")),
-    )[reference.support]  # fmt: skip
+    )[reference.support]
     return evaluate(problem, last, reference, penalty), float(bias.mean())
 
 
@@ -148,7 +155,7 @@ def test_the_finite_step_bias_is_the_formula_of_theory(kind):
 
 @pytest.mark.slow
 def test_the_mean_noise_fades_as_the_root_of_t_and_what_it_does_not_explain_as_t():
-    """theory.md section 4, by regression: the Lasso of y + mean noise nears the Lasso as T^-1/2, the mean nears it as T^-1."""
+    """Section 4, by regression: the Lasso of y + mean noise nears the Lasso as T^-1/2, the mean nears it as T^-1."""
     alpha = 0.1 * alpha_max(EVEN.X, EVEN.y)
     penalty = alpha * EVEN.X.square().mean(0)
     reference = weighted_lasso(EVEN.X, EVEN.y, penalty)

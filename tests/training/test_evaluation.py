@@ -25,10 +25,20 @@ def _snapshot(mean=BETA, coef=BETA, noise=None, fall=(0.0, 0.0, -20.0, 0.0), **c
     earlier = torch.zeros(2, 4, dtype=F64)
     now = torch.tensor([fall, [-20.0] * 4], dtype=F64)  # log w_minus^2 falls everywhere
     values = {
-        "step": 100, "coef": coef, "mean_coef": mean, "mean_noise": torch.zeros(4, dtype=F64) if noise is None else noise,
-        "log_weights": now, "earlier_log_weights": earlier, "earlier_step": 50, "loss": torch.tensor(0.25, dtype=F64),
-        "lr": 0.1, "std": 1.0, "scheduled": True, "engine": "torch", "_state": {},
-    }  # fmt: skip
+        "step": 100,
+        "coef": coef,
+        "mean_coef": mean,
+        "mean_noise": torch.zeros(4, dtype=F64) if noise is None else noise,
+        "log_weights": now,
+        "earlier_log_weights": earlier,
+        "earlier_step": 50,
+        "loss": torch.tensor(0.25, dtype=F64),
+        "lr": 0.1,
+        "std": 1.0,
+        "scheduled": True,
+        "engine": "torch",
+        "_state": {},
+    }
     return Snapshot(**{**values, **changes})
 
 
@@ -105,7 +115,7 @@ def test_kkt_residual_is_relative_to_each_lambda():
 
 
 def test_an_undecided_coordinate_is_counted_and_not_claimed():
-    """Mean noise .5 a label: sd(g) = .25, so .5 and the margin .25 are within 2.33 sd of lambda = .5; 1.5 and -1 are not."""
+    """Mean noise .5 a label: sd(g) = .25; .5 and margin .25 are within 2.33 sd of lambda = .5, 1.5 and -1 are not."""
     noise = torch.tensor([0.5, -0.5, 0.5, -0.5], dtype=F64)
     row = evaluate(PROBLEM, _snapshot(mean=BETA + noise / 2 * (BETA != 0), noise=noise), REFERENCE, PENALTY)
     assert (row["support_size"], row["support_undecided"]) == (2.0, 2.0)
