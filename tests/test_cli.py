@@ -183,6 +183,14 @@ def test_a_multirun_goes_on_past_a_bad_job_and_exits_1(lntrain, tmp_path):
     assert status == ["done", "failed"]
 
 
+def test_another_sweeper_than_ours_exits_1_too_and_the_next_command_begins_anew(lntrain):
+    others = ["-m", "hydra/sweeper=basic", "hydra/launcher=basic", *RUN, "hydra.sweep.dir=sweep"]
+    code, _, err = lntrain(*others, "batch_size=0,3")
+    assert code == 1
+    assert "failed" in err
+    assert lntrain(*RUN)[0] == 0
+
+
 def test_a_multirun_of_good_jobs_exits_0_a_folder_each(lntrain, tmp_path):
     code, _, err = lntrain("-m", "hydra/launcher=basic", *RUN, "seed=0,1", "hydra.sweep.dir=sweep")
     assert (code, err) == (0, "")

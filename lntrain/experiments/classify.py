@@ -16,9 +16,10 @@ from torch.nn import functional
 
 from lntrain.data.images import Images
 from lntrain.experiments import arms
-from lntrain.experiments.arms import Arm, Study, anneal_start, noise_in, seeds_of, steps_of
+from lntrain.experiments.arms import Arm, Study
 from lntrain.experiments.arms_board import pm, spread, table
-from lntrain.models.replicas import Criterion, Replicas, Rows, squared_loss
+from lntrain.experiments.study import anneal_start, criterion_of, noise_in, seeds_of, steps_of
+from lntrain.models.replicas import Criterion, Replicas, Rows
 from lntrain.noise.labels import LabelFlips, NoNoise
 from lntrain.runs.history import Curves
 from lntrain.sharpness.expected import expected_targets
@@ -30,16 +31,6 @@ METRICS = {
     "accuracy": "test accuracy",
     "objective": "expected training loss above its least",
 }
-
-
-def criterion_of(cfg: DictConfig) -> Criterion:
-    """(output, target rows) -> mean loss."""
-    squared = partial(squared_loss, scale=cfg.loss_scale)
-    choices: dict[str, Criterion] = {"cross_entropy": functional.cross_entropy, "squared": squared}
-    name = cfg.classification.loss
-    if name not in choices:
-        raise ValueError(f"classification.loss={name!r} is unknown: choose one of {', '.join(choices)}")
-    return choices[name]
 
 
 def build(cfg: DictConfig) -> Study:

@@ -52,8 +52,7 @@ def curves_of(cfg: DictConfig, n: int) -> list[Curve]:
 
 
 def _train(cfg: DictConfig, problem: Problem, curve: Curve, state: State) -> Iterator[Snapshot]:
-    options = {"in_features": problem.d, "dtype": problem.X.dtype}
-    model = instantiate(cfg.model, _partial_=True, _convert_="all")(**options)
+    model = instantiate(cfg.model, _partial_=True, _convert_="all")(in_features=problem.d, dtype=problem.X.dtype)
     optimizer, steps = optimizer_of(cfg, model, GaussianNoise(curve.std)), number(cfg, "steps", whole=True)
     return train(
         model, optimizer, problem, steps, batch_size=curve.batch_size, loss_constant=cfg.loss_scale, engine=cfg.engine,
@@ -80,9 +79,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     layout = {"Figure 1": {"squared error": ["Multiline", ["figure1_error/.*"]]}}
     with session.begin(yaml_with(cfg, {}), curves, layout=layout):
         trainings = {curve.name: partial(_train, cfg, problem, curve) for curve in chosen}
-        session.train_each(
-            trainings, curves, cfg.steps, lambda name, at: curves.add(name, at.step, _measure(at, problem))
-        )
+        session.train_each(trainings, curves, cfg.steps, lambda name, s: curves.add(name, s.step, _measure(s, problem)))
         summary = _finish(cfg, session, curves)
     print(f"\nwrote     {folder}", flush=True)
     return summary
@@ -94,24 +91,22 @@ def _measure(snapshot: Snapshot, problem: Problem) -> dict[str, list[float]]:
     assert problem.coef is not None
     coef, truth = snapshot.coef.double(), problem.coef.double()
     on, off = int(truth.abs().argmax()), int((truth == 0).nonzero()[0, 0])
-    error = (coef - truth).square().sum(-1)
-    return {"error": error.tolist(), "on": coef[:, on].tolist(), "off": coef[:, off].tolist()}
+    error = (coef - truth).square().sum(-1).tolist()
+    return {"error": error, "on": coef[:, on].tolist(), "off": coef[:, off].tolist()}
 
 
 def _finish(cfg: DictConfig, session: Session, curves: Curves) -> dict[str, Any]:
     arrays = {name: {key: np.array(row[key]).T for key in ("error", "on", "off")} for name, row in curves.named.items()}
     steps, seconds = curves.of("GD")["step"], session.seconds
-    summary: dict[str, Any] = {
-        "status": "done", "steps": cfg.steps, "seconds": seconds, "seed": cfg.seed, "replicas": cfg.model.replicas,
-        "steps_per_second": cfg.steps * cfg.model.replicas * len(arrays) / seconds,
-    }  # fmt: skip
+    hparams = {"steps": cfg.steps, "seed": cfg.seed, "replicas": cfg.model.replicas}
+    speed = cfg.steps * cfg.model.replicas * len(arrays) / seconds
+    summary: dict[str, Any] = {"status": "done", "seconds": seconds, "steps_per_second": speed, **hparams}
     print(f"\n{'last iterate':<32}log10 squared error, median [lowest, highest] of {cfg.model.replicas}")
     for name, panel in arrays.items():
-        last = np.log10(panel["error"][:, -1])
+        last, tag = np.log10(panel["error"][:, -1]), f"figure1_error/{name.replace(' ', '_').replace(',', '')}"
         summary[f"log10_error {name}"] = float(np.median(last))
         print(f"{name:<32}{np.median(last):6.2f} [{last.min():.2f}, {last.max():.2f}]")
         for step, error in zip(steps, np.median(panel["error"], 0), strict=True):
-            tag = f"figure1_error/{name.replace(' ', '_').replace(',', '')}"
             session.dashboard.writer.add_scalar(tag, error, step)
     flat = {f"{name}/{key}": values for name, panel in arrays.items() for key, values in panel.items()}
 
@@ -120,5 +115,5 @@ def _finish(cfg: DictConfig, session: Session, curves: Curves) -> dict[str, Any]
 
         return figures.figures1(steps, arrays, cfg.figure1.stds)
 
-    hparams = {"lr": cfg.optimizer.lr, "steps": cfg.steps, "seed": cfg.seed, "replicas": cfg.model.replicas}
+    hparams |= {"lr": cfg.optimizer.lr}
     return session.finish(Outcome(summary, {"steps": np.array(steps), **flat}, draw, hparams, cfg.steps))

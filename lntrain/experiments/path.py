@@ -14,17 +14,7 @@ from omegaconf import DictConfig
 
 from lntrain.data.problem import Problem
 from lntrain.penalty.formula import alpha_max
-from lntrain.runs.build import (
-    dtype_of,
-    dynamics_of,
-    leave_out,
-    lr_schedule_of,
-    model_of,
-    noise_of,
-    number,
-    optimizer_of,
-    schedule_notes,
-)
+from lntrain.runs import build
 from lntrain.runs.history import Memory
 from lntrain.runs.session import Outcome, Session, State
 from lntrain.runs.settled import Setting, settle, yaml_with
@@ -36,7 +26,7 @@ from lntrain.training.points import points
 
 def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
     """Train cfg.path.points penalties at once, each with its own lr and std; returns the summary."""
-    session, dtype = Session(cfg, folder, resume=resume), dtype_of(cfg)
+    session, dtype = Session(cfg, folder, resume=resume), build.dtype_of(cfg)
     problem: Problem = instantiate(cfg.problem, _convert_="all")
     setting = settle(cfg, problem)
     alphas = _grid(cfg, problem)
@@ -45,17 +35,17 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     print(
         f"path      {problem.name}: n={problem.n}, d={problem.d}, {len(alphas)} penalties from {alphas[0]:.3g} to {alphas[-1]:.3g}\n"
         f"noise     std {min(stds):.3g} to {max(stds):.3g}, lr {min(rates):.3g} to {max(rates):.3g}, {steps} steps",
-        *(f"note      {note}" for note in schedule_notes(cfg)), sep="\n", flush=True,
+        *(f"note      {note}" for note in build.schedule_notes(cfg)), sep="\n", flush=True,
     )  # fmt: skip
     pairs, size = setting.pairs[0], setting.sizes[0]
-    model = model_of(cfg, setting, problem.d, dtype, replicas=len(alphas))
-    leave_out(model, torch.stack([plan.kept for plan in plans]))
-    optimizer = optimizer_of(cfg, model, noise_of(cfg, tuple(stds), antithetic=pairs), lr=rates)
+    model = build.model_of(cfg, setting, problem.d, dtype, replicas=len(alphas))
+    build.leave_out(model, torch.stack([plan.kept for plan in plans]))
+    optimizer = build.optimizer_of(cfg, model, build.noise_of(cfg, tuple(stds), antithetic=pairs), lr=rates)
 
     def training(state: State) -> Iterator[Snapshot]:
         return train(
             model, optimizer, problem.to(dtype), steps, batch_size=size, sampling=cfg.sampling,
-            loss_constant=cfg.loss_scale, lr_schedule=lr_schedule_of(cfg), engine=cfg.engine, state=state,
+            loss_constant=cfg.loss_scale, lr_schedule=build.lr_schedule_of(cfg), engine=cfg.engine, state=state,
             snapshots=points(steps, cfg.points_per_octave, size=problem.n * problem.d, period=1 + pairs),
         )  # fmt: skip
 
@@ -86,7 +76,7 @@ def _grid(cfg: DictConfig, problem: Problem) -> NDArray[np.float64]:
 def _plan(cfg: DictConfig, setting: Setting, problem: Problem, alpha: float) -> Plan:
     """One penalty's step size, std, certified Lasso and steps: its distance within cfg.accuracy."""
     return make_plan(
-        problem, dynamics_of(cfg, setting), alpha=alpha, lr=number(cfg, "optimizer.lr"), steps=number(cfg, "steps", whole=True),
+        problem, build.dynamics_of(cfg, setting), alpha=alpha, lr=build.number(cfg, "optimizer.lr"), steps=build.number(cfg, "steps", whole=True),
         accuracy=cfg.accuracy, corrected=setting.corrected, tail=setting.average == "tail",
     )  # fmt: skip
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from lntrain.data.teachers import few_useful_inputs
 from lntrain.experiments import arms
-from lntrain.experiments.arms import Arm, Study, noise_in, seeds_of, steps_of
+from lntrain.experiments.arms import Arm, Study
 from lntrain.experiments.arms_board import pm, spread, table
+from lntrain.experiments.study import noise_in, seeds_of, steps_of
 from lntrain.models.networks import seeded
 from lntrain.models.quadratic import quadratic
 from lntrain.models.replicas import Replicas, Rows, squared_loss

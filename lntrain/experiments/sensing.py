@@ -12,8 +12,9 @@ from torch import nn
 
 from lntrain.data.teachers import sensing_problem
 from lntrain.experiments import arms
-from lntrain.experiments.arms import Arm, Study, anneal_start, noise_in, seeds_of, steps_of
+from lntrain.experiments.arms import Arm, Study
 from lntrain.experiments.arms_board import pm, spread, table
+from lntrain.experiments.study import anneal_start, noise_in, seeds_of, steps_of
 from lntrain.models.networks import MatrixSensing
 from lntrain.models.replicas import Replicas, Rows, squared_loss
 from lntrain.noise.labels import Noise, NoNoise

@@ -23,7 +23,7 @@ SILENT_KEYS = ("run_dir", "checkpoint_every", "figures", "points_per_octave", "s
 NUMBERS = (  # the modules that make numbers: a page's style, a claim or a launcher make none
     "noise", "models", "data", "optim", "penalty", "lasso", "engine", "theory", "training", "sharpness",
     "runs/build.py", "runs/settled.py", "runs/regression.py",
-    *(f"experiments/{task}.py" for task in ("train", "figure1", "path", "arms", "classify", "selectivity", "sensing")),
+    *(f"experiments/{task}.py" for task in ("train", "figure1", "path", "study", "arms", "arms_board", "classify", "selectivity", "sensing")),
 )  # fmt: skip
 DONE = ("done",)
 OURS = (
