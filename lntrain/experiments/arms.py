@@ -81,7 +81,15 @@ def _train(cfg: DictConfig, arm: Arm, criterion: Criterion, scheduled: list[int]
     seeds = seeds_of(cfg)
     networks = Replicas([arm.network(seed) for seed in seeds])
     return descend(
-        networks, optimizer_of(cfg, networks, arm.noise, seed=seeds), arm.rows, criterion, steps_of(cfg),
-        batch_size=arm.batch_size, anneal=anneal_of(cfg), sampling=None if arm.batch_size is None else cfg.sampling,
-        lr_schedule=lr_schedule_of(cfg), scheduled=scheduled, state=state,
-    )  # fmt: skip
+        networks,
+        optimizer_of(cfg, networks, arm.noise, seed=seeds),
+        arm.rows,
+        criterion,
+        steps_of(cfg),
+        batch_size=arm.batch_size,
+        anneal=anneal_of(cfg),
+        sampling=None if arm.batch_size is None else cfg.sampling,
+        lr_schedule=lr_schedule_of(cfg),
+        scheduled=scheduled,
+        state=state,
+    )

@@ -15,12 +15,11 @@ from omegaconf import DictConfig
 
 from lntrain.data.problem import Problem
 from lntrain.noise.labels import GaussianNoise
-from lntrain.runs.build import DTYPES, lr_schedule_of, number, optimizer_of
+from lntrain.runs.build import DTYPES, number, optimizer_of, training_of
 from lntrain.runs.history import Curves
 from lntrain.runs.session import Outcome, Session, State
 from lntrain.runs.settled import yaml_with
-from lntrain.training.loop import Snapshot, train
-from lntrain.training.points import points
+from lntrain.training.loop import Snapshot
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,8 @@ def curves_of(cfg: DictConfig, n: int) -> list[Curve]:
 def _train(cfg: DictConfig, problem: Problem, curve: Curve, state: State) -> Iterator[Snapshot]:
     model = instantiate(cfg.model, _partial_=True, _convert_="all")(in_features=problem.d, dtype=problem.X.dtype)
     optimizer, steps = optimizer_of(cfg, model, GaussianNoise(curve.std)), number(cfg, "steps", whole=True)
-    return train(
-        model, optimizer, problem, steps, batch_size=curve.batch_size, loss_constant=cfg.loss_scale, engine=cfg.engine,
-        lr_schedule=lr_schedule_of(cfg), snapshots=points(steps, cfg.points_per_octave), state=state,
-    )  # fmt: skip
+    options: dict[str, Any] = {"batch_size": curve.batch_size, "sampling": None, "state": state}
+    return training_of(cfg, problem, model, optimizer, steps=steps, **options)
 
 
 def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:

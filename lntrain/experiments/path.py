@@ -20,8 +20,7 @@ from lntrain.runs.session import Outcome, Session, State
 from lntrain.runs.settled import Setting, settle, yaml_with
 from lntrain.theory.plan import Plan, make_plan
 from lntrain.training.evaluation import distance
-from lntrain.training.loop import Snapshot, train
-from lntrain.training.points import points
+from lntrain.training.loop import Snapshot
 
 
 def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -35,24 +34,20 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     print(
         f"path      {problem.name}: n={problem.n}, d={problem.d}, {len(alphas)} penalties from {alphas[0]:.3g} to {alphas[-1]:.3g}\n"
         f"noise     std {min(stds):.3g} to {max(stds):.3g}, lr {min(rates):.3g} to {max(rates):.3g}, {steps} steps",
-        *(f"note      {note}" for note in build.schedule_notes(cfg)), sep="\n", flush=True,
-    )  # fmt: skip
+        "".join(f"\nnote      {note}" for note in build.schedule_notes(cfg)),
+        sep="",
+        flush=True,
+    )
     pairs, size = setting.pairs[0], setting.sizes[0]
     model = build.model_of(cfg, setting, problem.d, dtype, replicas=len(alphas))
     build.leave_out(model, torch.stack([plan.kept for plan in plans]))
     optimizer = build.optimizer_of(cfg, model, build.noise_of(cfg, tuple(stds), antithetic=pairs), lr=rates)
 
     def training(state: State) -> Iterator[Snapshot]:
-        return train(
-            model, optimizer, problem.to(dtype), steps, batch_size=size, sampling=cfg.sampling,
-            loss_constant=cfg.loss_scale, lr_schedule=build.lr_schedule_of(cfg), engine=cfg.engine, state=state,
-            snapshots=points(steps, cfg.points_per_octave, size=problem.n * problem.d, period=1 + pairs),
-        )  # fmt: skip
+        data, options = problem.to(dtype), {"sampling": cfg.sampling, "pairs": pairs, "state": state}
+        return build.training_of(cfg, data, model, optimizer, steps=steps, batch_size=size, **options)
 
-    numbers = {
-        "model.replicas": setting.replicas, "model.init": setting.init, "average": setting.average,
-        "penalty.corrected": setting.corrected, "noise.antithetic": pairs, "noise.std": None, "batch_size": size, "steps": steps,
-    }  # fmt: skip
+    numbers = {**setting.values(), "noise.std": None, "steps": steps}
     with session.begin(yaml_with(cfg, numbers), Memory(), layout={}):
         last = session.train(training, steps)
         summary = session.finish(_outcome(cfg, problem, alphas, plans, last, session.seconds))
@@ -75,10 +70,10 @@ def _grid(cfg: DictConfig, problem: Problem) -> NDArray[np.float64]:
 
 def _plan(cfg: DictConfig, setting: Setting, problem: Problem, alpha: float) -> Plan:
     """One penalty's step size, std, certified Lasso and steps: its distance within cfg.accuracy."""
-    return make_plan(
-        problem, build.dynamics_of(cfg, setting), alpha=alpha, lr=build.number(cfg, "optimizer.lr"), steps=build.number(cfg, "steps", whole=True),
-        accuracy=cfg.accuracy, corrected=setting.corrected, tail=setting.average == "tail",
-    )  # fmt: skip
+    wish: dict[str, Any] = {"lr": build.number(cfg, "optimizer.lr"), "steps": build.number(cfg, "steps", whole=True)}
+    judged: dict[str, Any] = {"accuracy": cfg.accuracy, "tail": setting.average == "tail"}
+    dynamics = build.dynamics_of(cfg, setting)
+    return make_plan(problem, dynamics, alpha=alpha, corrected=setting.corrected, **wish, **judged)
 
 
 def _outcome(
@@ -90,17 +85,25 @@ def _outcome(
     mean = average.cpu()
     distances = [float(distance(m, lasso.coef)) for m, lasso in zip(mean, references, strict=True)]
     arrays = {
-        "alphas": alphas, "mean_coef": mean.numpy(), "reference_coef": torch.stack([r.coef for r in references]).numpy(),
+        "alphas": alphas,
+        "mean_coef": mean.numpy(),
+        "reference_coef": torch.stack([r.coef for r in references]).numpy(),
         "distances": np.array(distances),
-    }  # fmt: skip
+    }
     if problem.columns:
         arrays |= {"columns": np.array(problem.columns), "target": np.array(problem.target)}
     summary = {
-        "status": "done", "problem": problem.name, "points": len(alphas), "steps": last.step, "seconds": seconds,
-        "steps_per_second": last.step * len(alphas) / seconds, "seed": cfg.seed,
-        "distance_largest": max(distances), "distance_median": float(np.median(distances)),
+        "status": "done",
+        "problem": problem.name,
+        "points": len(alphas),
+        "steps": last.step,
+        "seconds": seconds,
+        "steps_per_second": last.step * len(alphas) / seconds,
+        "seed": cfg.seed,
+        "distance_largest": max(distances),
+        "distance_median": float(np.median(distances)),
         "reference_gap": max(r.gap for r in references),
-    }  # fmt: skip
+    }
 
     def draw() -> dict[str, Any]:
         from lntrain.experiments import path_figure

@@ -81,8 +81,12 @@ def finish(session: Session, spec: RunSpec, history: History, snapshot: Snapshot
         return run_figures.draw(spec, history, mean, snapshot.step)
 
     hparams = {  # five, the number that TensorBoard ticks at first
-        "lr": plan.lr, "std": plan.std, "alpha": plan.alpha, "batch_size": plan.dynamics.batch_size or problem.n, "seed": spec.seed,
-    }  # fmt: skip
+        "lr": plan.lr,
+        "std": plan.std,
+        "alpha": plan.alpha,
+        "batch_size": plan.dynamics.batch_size or problem.n,
+        "seed": spec.seed,
+    }
     texts = {"summary": result_text(summary, plan.reference)}
     return session.finish(Outcome(summary, arrays_of(spec, snapshot), draw, hparams, snapshot.step, texts))
 

@@ -66,18 +66,42 @@ def build(cfg: DictConfig) -> RunSpec:
     return RunSpec(problem.to(device, dtype), model, optimizer, plan, lr_schedule_of(cfg), text, cfg.seed, numbers)
 
 
+def training_of(
+    cfg: DictConfig,
+    problem: Problem,
+    model: DiagonalLinear,
+    optimizer: LabelNoiseSGD,
+    *,
+    steps: int,
+    batch_size: int | None,
+    sampling: str | None,
+    pairs: bool = False,
+    state: dict[str, Any] | None = None,
+) -> Iterator[Snapshot]:
+    """`train` as the configuration says, reporting as many points as it asks for; pairs: the noise is antithetic."""
+    scheduled = points(steps, cfg.points_per_octave, size=problem.n * problem.d, period=1 + pairs)
+    return train(
+        model,
+        optimizer,
+        problem,
+        steps,
+        batch_size=batch_size,
+        sampling=sampling,
+        loss_constant=cfg.loss_scale,
+        lr_schedule=lr_schedule_of(cfg),
+        engine=cfg.engine,
+        state=state,
+        snapshots=scheduled,
+    )
+
+
 def snapshots_of(
     cfg: DictConfig, spec: RunSpec, model: DiagonalLinear, optimizer: LabelNoiseSGD, state: dict[str, Any] | None = None
 ) -> Iterator[Snapshot]:
-    """`train` as the configuration says, on the spec's problem."""
-    numbers, problem = spec.settled, spec.problem
-    scheduled = points(
-        numbers.steps, cfg.points_per_octave, size=problem.n * problem.d, period=1 + spec.plan.dynamics.antithetic
-    )
-    return train(
-        model, optimizer, problem, numbers.steps, batch_size=numbers.batch_size, sampling=cfg.sampling,
-        loss_constant=cfg.loss_scale, lr_schedule=spec.lr_schedule, engine=cfg.engine, state=state, snapshots=scheduled,
-    )  # fmt: skip
+    """`training_of` with the numbers of the spec, on its problem."""
+    own = spec.settled
+    options: dict[str, Any] = {"steps": own.steps, "batch_size": own.batch_size, "pairs": own.antithetic}
+    return training_of(cfg, spec.problem, model, optimizer, sampling=cfg.sampling, state=state, **options)
 
 
 def _plan(cfg: DictConfig, setting: Setting, problem: Problem) -> Plan:

@@ -102,9 +102,14 @@ class Session:
             self.dashboard.close()
 
     def train(
-        self, training: Training[S], steps: int, take: Callable[[S], None] | None = None, *,
-        label: str | None = None, save: Callable[[S], None] | None = None,
-    ) -> S:  # fmt: skip
+        self,
+        training: Training[S],
+        steps: int,
+        take: Callable[[S], None] | None = None,
+        *,
+        label: str | None = None,
+        save: Callable[[S], None] | None = None,
+    ) -> S:
         """Train from the checkpoint to `steps`, measure by `take`, and save the end; the last snapshot.
 
         Args:
@@ -130,14 +135,25 @@ class Session:
                 self.save(None)
 
     def _follow(
-        self, training: Training[S], steps: int, take: Callable[[S], None] | None, came: Signals,
-        save: Callable[[S], None], label: str | None,
-    ) -> S:  # fmt: skip
+        self,
+        training: Training[S],
+        steps: int,
+        take: Callable[[S], None] | None,
+        came: Signals,
+        save: Callable[[S], None],
+        label: str | None,
+    ) -> S:
         start, last = self.step, None
         for last in watch(
-            training(self.state), steps=steps, start=start, every=self.every, save=save, came=came, folder=self.folder,
+            training(self.state),
+            steps=steps,
+            start=start,
+            every=self.every,
+            save=save,
+            came=came,
+            folder=self.folder,
             label=label,
-        ):  # fmt: skip
+        ):
             self._last = last
             if take is not None and last.scheduled and last.step > start:
                 take(last)

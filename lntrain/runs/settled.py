@@ -16,9 +16,15 @@ REPLICAS, REAL_REPLICAS = 8, 2  # networks of an automatic run: of the paper's p
 INIT = 0.1  # of the weights
 FEWEST_ROWS = 256  # of a batch that "auto" may choose
 AUTOMATIC = (
-    "noise.antithetic", "penalty.corrected", "average", "model.replicas", "model.init", "batch_size", "optimizer.lr",
+    "noise.antithetic",
+    "penalty.corrected",
+    "average",
+    "model.replicas",
+    "model.init",
+    "batch_size",
+    "optimizer.lr",
     "steps",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,12 @@ class Setting:
     corrected: bool
     pairs: tuple[bool, ...]
     sizes: tuple[int | None, ...]
+
+    def values(self) -> dict[str, Any]:
+        """Key of the configuration -> number, the preferred one where a plan could choose."""
+        own = {"model.replicas": self.replicas, "model.init": self.init, "average": self.average}
+        preferred = {"noise.antithetic": self.pairs[0], "batch_size": self.sizes[0]}
+        return {**own, "penalty.corrected": self.corrected, **preferred}
 
 
 @dataclass(frozen=True)
@@ -52,10 +64,18 @@ class Settled:
     def values(self) -> dict[str, Any]:
         """Key of the configuration -> number."""
         return {
-            "model.replicas": self.replicas, "model.init": self.init, "average": self.average, "penalty.corrected": self.corrected,
-            "noise.antithetic": self.antithetic, "batch_size": self.batch_size, "optimizer.lr": self.lr, "steps": self.steps,
-            "noise.std": self.std, "penalty.alpha": self.alpha, "penalty.alpha_ratio": self.alpha_ratio,
-        }  # fmt: skip
+            "model.replicas": self.replicas,
+            "model.init": self.init,
+            "average": self.average,
+            "penalty.corrected": self.corrected,
+            "noise.antithetic": self.antithetic,
+            "batch_size": self.batch_size,
+            "optimizer.lr": self.lr,
+            "steps": self.steps,
+            "noise.std": self.std,
+            "penalty.alpha": self.alpha,
+            "penalty.alpha_ratio": self.alpha_ratio,
+        }
 
     def yaml(self, cfg: DictConfig) -> str:
         """The configuration that gives this run again, as a checkpoint keeps it."""
@@ -88,10 +108,13 @@ def settle(cfg: DictConfig, problem: Problem) -> Setting:
         init = float(f"{INIT * scale or INIT:.3g}")
     automatic = real and cfg.noise.std is None
     return Setting(
-        replicas, init, ("tail" if real else "all") if average == "auto" else average,
+        replicas,
+        init,
+        ("tail" if real else "all") if average == "auto" else average,
         automatic if cfg.penalty.corrected == "auto" else cfg.penalty.corrected,
-        ((False, True) if real else (False,)) if cfg.noise.antithetic == "auto" else (cfg.noise.antithetic,), _sizes(cfg, problem),
-    )  # fmt: skip
+        ((False, True) if real else (False,)) if cfg.noise.antithetic == "auto" else (cfg.noise.antithetic,),
+        _sizes(cfg, problem),
+    )
 
 
 def _sizes(cfg: DictConfig, problem: Problem) -> tuple[int | None, ...]:
@@ -108,6 +131,13 @@ def settled(cfg: DictConfig, setting: Setting, plan: Plan) -> Settled:
     """With what the plan chose; a corrected std follows again from the penalty, which stays."""
     wish = (cfg.noise.std, cfg.penalty.alpha, cfg.penalty.alpha_ratio) if plan.corrected else (plan.std, None, None)
     return Settled(
-        setting.replicas, setting.init, setting.average, setting.corrected and plan.corrected, plan.dynamics.antithetic,
-        plan.dynamics.batch_size, plan.lr, plan.steps, *wish,
-    )  # fmt: skip
+        setting.replicas,
+        setting.init,
+        setting.average,
+        setting.corrected and plan.corrected,
+        plan.dynamics.antithetic,
+        plan.dynamics.batch_size,
+        plan.lr,
+        plan.steps,
+        *wish,
+    )
