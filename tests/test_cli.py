@@ -22,7 +22,6 @@ def lntrain(tmp_path, monkeypatch, capfd):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["lntrain", *map(str, arguments)])
-        cli._codes.clear()
         GlobalHydra.instance().clear()
         with pytest.raises(SystemExit) as stop:
             cli.main()
@@ -182,6 +181,14 @@ def test_a_multirun_goes_on_past_a_bad_job_and_exits_1(lntrain, tmp_path):
     assert "Traceback" not in err
     status = sorted(_summary(path.parent)["status"] for path in (tmp_path / "sweep").glob("*/summary.json"))
     assert status == ["done", "failed"]
+
+
+def test_another_sweeper_than_ours_exits_1_too_and_the_next_command_begins_anew(lntrain):
+    others = ["-m", "hydra/sweeper=basic", "hydra/launcher=basic", *RUN, "hydra.sweep.dir=sweep"]
+    code, _, err = lntrain(*others, "batch_size=0,3")
+    assert code == 1
+    assert "failed" in err
+    assert lntrain(*RUN)[0] == 0
 
 
 def test_a_multirun_of_good_jobs_exits_0_a_folder_each(lntrain, tmp_path):

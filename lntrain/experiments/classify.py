@@ -15,25 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from lntrain.data.images import Images
-from lntrain.experiments import figures
-from lntrain.experiments.arms import (
-    Arm,
-    History,
-    Study,
-    anneal_start,
-    at,
-    finish,
-    noise_in,
-    pm,
-    run_arms,
-    seeds_of,
-    spread,
-    squared_loss,
-    table,
-)
+from lntrain.experiments import arms
+from lntrain.experiments.arms import Arm, Study
+from lntrain.experiments.arms_board import pm, spread, table
+from lntrain.experiments.study import anneal_start, criterion_of, noise_in, seeds_of, steps_of
 from lntrain.models.replicas import Criterion, Replicas, Rows
-from lntrain.noise.labels import LabelFlips, Noise, NoNoise
-from lntrain.sharpness.measures import hessian_trace, label_smoothing
+from lntrain.noise.labels import LabelFlips, NoNoise
+from lntrain.runs.history import Curves
+from lntrain.sharpness.expected import expected_targets
+from lntrain.sharpness.measures import hessian_trace
 
 NOISE, CONTROL = "label noise", "control, the same expected loss"
 METRICS = {
@@ -43,37 +33,7 @@ METRICS = {
 }
 
 
-def expected_targets(one_hot: Tensor, noise: Noise) -> Tensor:
-    """The mean of the noisy one-hot rows: label-smoothed for flips, the rows themselves for noise of mean 0.
-
-    Both losses are, in the target, linear or linear plus a square that training does not move: with these
-    rows they are the expected loss of the noisy ones, up to a constant.
-
-    >>> expected_targets(torch.tensor([[1.0, 0.0, 0.0]]), LabelFlips(0.5, 3)).tolist()
-    [[0.5, 0.25, 0.25]]
-
-    Source: theory.md section 6.
-    """
-    if not isinstance(noise, LabelFlips):
-        return one_hot
-    K = one_hot.shape[-1]
-    eps = label_smoothing(noise.p, K, include_true=noise.include_true)
-    return (1 - eps) * one_hot + eps / K
-
-
-def criterion_of(cfg: DictConfig) -> Criterion:
-    """(output, target rows) -> mean loss."""
-    choices: dict[str, Criterion] = {
-        "cross_entropy": functional.cross_entropy,
-        "squared": partial(squared_loss, scale=cfg.loss_scale),
-    }
-    name = cfg.classification.loss
-    if name not in choices:
-        raise ValueError(f"classification.loss={name!r} is unknown: choose one of {', '.join(choices)}")
-    return choices[name]
-
-
-def build(cfg: DictConfig) -> tuple[Study, Images, Noise]:
+def build(cfg: DictConfig) -> Study:
     """cfg -> images, noise -> two arms that differ in the noise alone."""
     if cfg.data is None or cfg.network is None:
         raise ValueError("task=classification needs data=... and network=...: e.g. experiment=digits")
@@ -89,11 +49,19 @@ def build(cfg: DictConfig) -> tuple[Study, Images, Noise]:
         made = instantiate(cfg.network, _partial_=True, _convert_="all")
         return made(in_shape=images.in_shape, num_classes=images.num_classes, seed=seed)
 
-    arms = [
+    pair = [
         Arm(NOISE, network, Rows(images.X, images.y if classes else one_hot), noise, cfg.batch_size),
         Arm(CONTROL, network, Rows(images.X, expected, one_hot), NoNoise(), cfg.batch_size),
     ]
-    return Study(arms, criterion, _measure(cfg, images, expected, criterion)), images, noise
+    seeds = len(seeds_of(cfg))
+    said = (
+        f"data      {images.name}: {images.n} images of {images.in_shape}, {len(images.X_test)} held out\n"
+        f"noise     {noise}; the control trains on its mean\n"
+        f"runs      2 arms of {seeds} seeds, {cfg.steps} steps, lr={cfg.optimizer.lr}, batches of {cfg.batch_size}"
+    )
+    title = f"{images.name}, {type(noise).__name__}, {seeds} seeds: mean and standard deviation"
+    measure = _measure(cfg, images, expected, criterion)
+    return Study(said, pair, criterion, measure, partial(_table, cfg), partial(_draw, cfg, title))
 
 
 def _measure(
@@ -121,28 +89,16 @@ def _measure(
 
 def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
     """Train both arms on every seed; the table and the figure of trace, accuracy and loss; returns the summary."""
-    cfg = cfg.copy()
-    study, images, noise = build(cfg)
-    print(
-        f"data      {images.name}: {images.n} images of {images.in_shape}, {len(images.X_test)} held out\n"
-        f"noise     {noise}; the control trains on its mean\n"
-        f"runs      2 arms of {len(seeds_of(cfg))} seeds, {cfg.steps} steps, lr={cfg.optimizer.lr}, batches of {cfg.batch_size}",
-        flush=True,
-    )
-    history, seconds = run_arms(cfg, folder, study, resume=resume)
-    text, results = _table(cfg, history)
-    title = f"{images.name}, {type(noise).__name__}, {len(seeds_of(cfg))} seeds: mean and standard deviation"
-    figure = figures.arms(_panels(cfg, history), title=title)
-    return finish(cfg, folder, history, seconds, {"classification": figure}, text, results)
+    return arms.run(cfg, folder, build(cfg), resume=resume)
 
 
-def _table(cfg: DictConfig, history: History) -> tuple[str, dict[str, Any]]:
+def _table(cfg: DictConfig, curves: Curves) -> tuple[str, dict[str, Any]]:
     """Each metric at constant noise and lr, and at the end."""
     lines: list[list[str]] = []
     results: dict[str, Any] = {}
     for metric, label in METRICS.items():
-        for state, step in {"constant": anneal_start(cfg), "annealed": cfg.steps}.items():
-            noisy, control = (at(history, arm, metric, step) for arm in (NOISE, CONTROL))
+        for state, step in {"constant": anneal_start(cfg), "annealed": steps_of(cfg)}.items():
+            noisy, control = (curves.at(arm, metric, step) for arm in (NOISE, CONTROL))
             lines.append([label, state, pm(noisy), pm(control), pm(control / noisy)])
             for name, values in (("noise", noisy), ("control", control)):
                 key = f"final_{metric}_{state}_{name}"
@@ -150,13 +106,14 @@ def _table(cfg: DictConfig, history: History) -> tuple[str, dict[str, Any]]:
     return table(["", "noise and lr", "label noise", "control", "control / label noise"], lines), results
 
 
-def _panels(cfg: DictConfig, history: History) -> list[figures.Panel]:
+def _draw(cfg: DictConfig, title: str, curves: Curves) -> dict[str, Any]:
+    from lntrain.experiments import figures
+
     start = anneal_start(cfg)
-    mark = start if start < cfg.steps else None
     panels = []
     for metric, label in METRICS.items():
-        curves = {arm: (row["step"], np.array(row[metric])) for arm, row in history.items()}
+        shown = {arm: (row["step"], np.array(row[metric])) for arm, row in curves.named.items()}
         if metric == "accuracy":
-            label, curves = "test error", {arm: (x, 1 - y) for arm, (x, y) in curves.items()}
-        panels.append(figures.Panel(label, curves, log=True, mark=mark))
-    return panels
+            label, shown = "test error", {arm: (x, 1 - y) for arm, (x, y) in shown.items()}
+        panels.append(figures.Panel(label, shown, log=True, mark=start if start < steps_of(cfg) else None))
+    return {"classification": figures.arms(panels, title=title)}

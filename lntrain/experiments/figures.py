@@ -192,6 +192,16 @@ def figure1(steps: Any, curves: Mapping[str, Mapping[str, Any]], *, title: str =
     return figure
 
 
+def figures1(steps: Any, curves: Mapping[str, Mapping[str, Any]], stds: Sequence[float]) -> dict[str, Figure]:
+    """`figure1` for each std: the curves without noise and those of it."""
+    drawn = {}
+    for std in stds:
+        chosen = {name: panel for name, panel in curves.items() if "std" not in name or name.endswith(f"std {std:g}")}
+        title = f"Four algorithms from one init: label noise of standard deviation {std:g} (variance {std**2:.2g})"
+        drawn[f"figure1_std_{std:g}"] = figure1(steps, chosen, title=title)
+    return drawn
+
+
 @dataclass(frozen=True)
 class Panel:
     """One panel of `arms`: name of the arm -> (x (S,), values (S, R)), the mean over R seeds and one sd about it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,130 +10,105 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lntrain.data.problem import Problem
-from lntrain.experiments import figures
-from lntrain.experiments import path_figure as path_plot
-from lntrain.penalty.formula import alpha_max, mean_squares
-from lntrain.runs.build import DTYPES, dynamics_of, leave_out, noise_of, number, settle
-from lntrain.runs.dashboard import Dashboard
-from lntrain.runs.files import read_checkpoint, write_arrays, write_checkpoint, write_json
-from lntrain.runs.watch import signals, watch
+from lntrain.penalty.formula import alpha_max
+from lntrain.runs import build
+from lntrain.runs.history import Memory
+from lntrain.runs.session import Outcome, Session, State
+from lntrain.runs.settled import Setting, settle, yaml_with
 from lntrain.theory.plan import Plan, make_plan
 from lntrain.training.evaluation import distance
-from lntrain.training.loop import Snapshot, train
+from lntrain.training.loop import Snapshot
 
 
 def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
     """Train cfg.path.points penalties at once, each with its own lr and std; returns the summary."""
-    began = time.monotonic()
-    if cfg.model.dtype not in DTYPES:
-        raise ValueError(f"model.dtype={cfg.model.dtype!r}: choose one of {', '.join(DTYPES)}")
+    session, dtype = Session(cfg, folder, resume=resume), build.dtype_of(cfg)
     problem: Problem = instantiate(cfg.problem, _convert_="all")
-    cfg = cfg.copy()
-    settle(cfg, problem)
+    setting = settle(cfg, problem)
     alphas = _grid(cfg, problem)
-    plans = [_plan(cfg, problem, float(alpha)) for alpha in alphas]
-    rates, stds = [plan.lr for plan in plans], [plan.std for plan in plans]
-    cfg.steps = steps = max(plan.steps for plan in plans)
-    cfg.batch_size = plans[0].dynamics.batch_size
+    plans = [_plan(cfg, setting, problem, float(alpha)) for alpha in alphas]
+    rates, stds, steps = [p.lr for p in plans], [p.std for p in plans], max(p.steps for p in plans)
     print(
         f"path      {problem.name}: n={problem.n}, d={problem.d}, {len(alphas)} penalties from {alphas[0]:.3g} to {alphas[-1]:.3g}\n"
         f"noise     std {min(stds):.3g} to {max(stds):.3g}, lr {min(rates):.3g} to {max(rates):.3g}, {steps} steps",
+        "".join(f"\nnote      {note}" for note in build.schedule_notes(cfg)),
+        sep="",
         flush=True,
     )
-    cfg.noise.std = None
-    dtype = DTYPES[cfg.model.dtype]
-    model = instantiate(cfg.model, _partial_=True, _convert_="all")(
-        in_features=problem.d, replicas=len(alphas), dtype=dtype
-    )
-    leave_out(model, torch.stack([plan.kept for plan in plans]))
-    optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
-        model.parameters(), lr=rates, noise=noise_of(cfg, tuple(stds)), seed=cfg.seed
-    )
-    state = read_checkpoint(folder)["state"] if resume else None
-    snapshots = train(
-        model, optimizer, problem.to(dtype), steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
-        loss_constant=cfg.loss_scale, engine=cfg.engine, state=state,
-    )  # fmt: skip
+    pairs, size = setting.pairs[0], setting.sizes[0]
+    model = build.model_of(cfg, setting, problem.d, dtype, replicas=len(alphas))
+    build.leave_out(model, torch.stack([plan.kept for plan in plans]))
+    optimizer = build.optimizer_of(cfg, model, build.noise_of(cfg, tuple(stds), antithetic=pairs), lr=rates)
 
-    def save(snapshot: Snapshot) -> None:
-        write_checkpoint(folder, {"config": OmegaConf.to_yaml(cfg), "state": snapshot.state_dict(), "history": {}})
+    def training(state: State) -> Iterator[Snapshot]:
+        data, options = problem.to(dtype), {"sampling": cfg.sampling, "pairs": pairs, "state": state}
+        return build.training_of(cfg, data, model, optimizer, steps=steps, batch_size=size, **options)
 
-    start = 0 if state is None else int(state["step"])
-    with signals() as asked:
-        options: dict[str, Any] = {"every": cfg.checkpoint_every, "save": save, "asked": asked, "folder": folder}
-        for latest in watch(snapshots, steps=steps, start=start, **options):
-            snapshot = latest
-    save(snapshot)
-    return _finish(cfg, folder, problem, alphas, plans, snapshot, time.monotonic() - began)
+    numbers = {**setting.values(), "noise.std": None, "steps": steps}
+    with session.begin(yaml_with(cfg, numbers), Memory(), layout={}):
+        last = session.train(training, steps)
+        summary = session.finish(_outcome(cfg, problem, alphas, plans, last, session.seconds))
+    middle, largest = summary["distance_median"], summary["distance_largest"]
+    print(
+        f"distance  to the Lasso over the path: median {middle:.4f}, largest {largest:.4f}\nwrote     {folder}",
+        flush=True,
+    )
+    return summary
 
 
 def _grid(cfg: DictConfig, problem: Problem) -> NDArray[np.float64]:
-    low, high, points = cfg.path.lowest_ratio, cfg.path.highest_ratio, cfg.path.points
-    if not (0 < low < high < 1 and points >= 2):
+    low, high, many = cfg.path.lowest_ratio, cfg.path.highest_ratio, cfg.path.points
+    if not (0 < low < high < 1 and many >= 2):
         raise ValueError(
-            f"path: lowest_ratio={low} < highest_ratio={high} must lie in (0, 1) and points={points} be >= 2"
+            f"path: lowest_ratio={low} < highest_ratio={high} must lie in (0, 1) and points={many} be >= 2"
         )
-    return alpha_max(problem.X, problem.y) * np.geomspace(high, low, points)
+    return alpha_max(problem.X, problem.y) * np.geomspace(high, low, many)
 
 
-def _plan(cfg: DictConfig, problem: Problem, alpha: float) -> Plan:
+def _plan(cfg: DictConfig, setting: Setting, problem: Problem, alpha: float) -> Plan:
     """One penalty's step size, std, certified Lasso and steps: its distance within cfg.accuracy."""
-    return make_plan(
-        problem, dynamics_of(cfg), alpha=alpha, lr=number(cfg, "optimizer.lr"), steps=number(cfg, "steps", whole=True),
-        accuracy=cfg.accuracy, corrected=cfg.penalty.corrected, tail=cfg.average == "tail",
-    )  # fmt: skip
+    wish: dict[str, Any] = {"lr": build.number(cfg, "optimizer.lr"), "steps": build.number(cfg, "steps", whole=True)}
+    judged: dict[str, Any] = {"accuracy": cfg.accuracy, "tail": setting.average == "tail"}
+    dynamics = build.dynamics_of(cfg, setting)
+    return make_plan(problem, dynamics, alpha=alpha, corrected=setting.corrected, **wish, **judged)
 
 
-def lasso_path(problem: Problem, alphas: NDArray[np.float64], *, positive: bool = False) -> NDArray[np.float64]:
-    """scikit-learn's lasso_path with lambda_j = alpha c_j, (points, d): columns scaled by c_j, coefficients back."""
-    from sklearn.linear_model import lasso_path as sklearn_path
-
-    c = mean_squares(problem.X).cpu().numpy()
-    X, y = problem.X.double().cpu().numpy(), problem.y.double().cpu().numpy()
-    _, coefs, _ = sklearn_path(X / c, y, alphas=alphas, tol=1e-8, positive=positive, max_iter=100_000)
-    return np.asarray(coefs.T / c, dtype=np.float64)
-
-
-def _finish(
-    cfg: DictConfig, folder: Path, problem: Problem, alphas: NDArray[np.float64], plans: list[Plan],
-    snapshot: Snapshot, seconds: float,
-) -> dict[str, Any]:  # fmt: skip
+def _outcome(
+    cfg: DictConfig, problem: Problem, alphas: NDArray[np.float64], plans: list[Plan], last: Snapshot, seconds: float
+) -> Outcome:
     references = [plan.reference for plan in plans if plan.reference is not None]
-    average = snapshot.tail_coef if plans[0].tail else snapshot.mean_coef
+    average = last.tail_coef if plans[0].tail else last.mean_coef
     assert average is not None
     mean = average.cpu()
     distances = [float(distance(m, lasso.coef)) for m, lasso in zip(mean, references, strict=True)]
-    dense = np.geomspace(alphas[0], alphas[-1], 400)
-    curve = lasso_path(problem, dense, positive=references[0].positive)
-    figure = path_plot.path(
-        alphas, mean, dense, curve, names=problem.columns or None,
-        title=f"{problem.name}: {len(alphas)} noise levels, {snapshot.step:.3g} steps",
-    )  # fmt: skip
-    figures.save({"path": figure}, folder / "figures")
     arrays = {
         "alphas": alphas,
         "mean_coef": mean.numpy(),
         "reference_coef": torch.stack([r.coef for r in references]).numpy(),
+        "distances": np.array(distances),
     }
     if problem.columns:
         arrays |= {"columns": np.array(problem.columns), "target": np.array(problem.target)}
-    write_arrays(folder / "result.npz", {**arrays, "distances": np.array(distances)})
     summary = {
-        "status": "done", "problem": problem.name, "points": len(alphas), "steps": snapshot.step, "seconds": seconds,
-        "steps_per_second": snapshot.step * len(alphas) / seconds, "seed": cfg.seed,
-        "distance_largest": max(distances), "distance_median": float(np.median(distances)),
+        "status": "done",
+        "problem": problem.name,
+        "points": len(alphas),
+        "steps": last.step,
+        "seconds": seconds,
+        "steps_per_second": last.step * len(alphas) / seconds,
+        "seed": cfg.seed,
+        "distance_largest": max(distances),
+        "distance_median": float(np.median(distances)),
         "reference_gap": max(r.gap for r in references),
-    }  # fmt: skip
-    write_json(folder / "summary.json", summary)
-    dashboard = Dashboard(folder, layout={})
-    dashboard.finish(
-        {"path": figure}, {"problem": problem.name, "steps": snapshot.step, "seed": cfg.seed}, summary, snapshot.step
-    )
-    dashboard.close()
-    print(
-        f"distance  to the Lasso over the path: median {np.median(distances):.4f}, largest {max(distances):.4f}\nwrote     {folder}"
-    )
-    return summary
+    }
+
+    def draw() -> dict[str, Any]:
+        from lntrain.experiments import path_figure
+
+        return {"path": path_figure.draw(problem, alphas, mean, last.step, positive=references[0].positive)}
+
+    hparams = {"problem": problem.name, "steps": last.step, "seed": cfg.seed}
+    return Outcome(summary, arrays, draw, hparams, last.step)

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lntrain.experiments import figures
-from lntrain.runs.build import Job
+from lntrain.runs.build import RunSpec
+from lntrain.runs.regression import History
 
 
-class History(Protocol):
-    """What a run remembers: metrics by name, and the last iterates and averages of the coordinates `shown`."""
-
-    shown: Tensor
-    last: list[Tensor]
-    mean: list[Tensor]
-
-    def column(self, name: str) -> list[float]: ...
-
-
-def draw(job: Job, history: History, average: Tensor, step: int, folder: Path) -> dict[str, Any]:
-    """Draw and save; name -> figure. average: (d,) or (R, d), what the run is judged by."""
-    plan, steps, mean = job.plan, history.column("step"), average.cpu().numpy()
+def draw(spec: RunSpec, history: History, average: Tensor, step: int) -> dict[str, Any]:
+    """name -> figure. average: (d,) or (R, d), what the run is judged by."""
+    plan, steps, mean = spec.plan, history.column("step"), average.cpu().numpy()
     assert plan.reference is not None
-    many, columns = mean.ndim == 2, job.problem.columns or None
-    title = f"{job.problem.name}: penalty {plan.alpha:.3g} (std {plan.std:.3g}, lr {plan.lr:.2g}), {step:.3g} steps"
+    many, columns = mean.ndim == 2, spec.problem.columns or None
+    title = f"{spec.problem.name}: penalty {plan.alpha:.3g} (std {plan.std:.3g}, lr {plan.lr:.2g}), {step:.3g} steps"
     which = "mean of the second half" if plan.tail else "time average"
     own = plan.expected
     expected = None if own is None else (own.distance, own.low, own.high)
     names = _curves(plan.tail, which)
     bands = {label: history.column(f"{name}_sd") for label, name in names.items()} if many and len(mean) > 1 else None
-    drawn = {
+    return {
         "coefficients": figures.coefficients(
             mean.mean(0) if many else mean, plan.reference.coef, sd=mean.std(0, ddof=1) if many and len(mean) > 1 else None,
-            truth=None if job.problem.coef is None else job.problem.coef.cpu(), names=columns, which=which, title=title,
+            truth=None if spec.problem.coef is None else spec.problem.coef.cpu(), names=columns, which=which, title=title,
         ),
         "trajectories": figures.trajectories(
             steps, torch.stack(history.last), torch.stack(history.mean), plan.reference.coef[history.shown],
@@ -47,8 +37,6 @@ def draw(job: Job, history: History, average: Tensor, step: int, folder: Path) -
             expected=expected, title=title,
         ),
     }  # fmt: skip
-    figures.save(drawn, folder)
-    return drawn
 
 
 def _curves(tail: bool, which: str) -> dict[str, str]:

@@ -6,62 +6,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 
-from lntrain.experiments import figures
-from lntrain.experiments.arms import (
-    Arm,
-    History,
-    Study,
-    anneal_start,
-    at,
-    finish,
-    noise_in,
-    pm,
-    run_arms,
-    seeds_of,
-    spread,
-    squared_loss,
-    table,
-)
+from lntrain.data.teachers import sensing_problem
+from lntrain.experiments import arms
+from lntrain.experiments.arms import Arm, Study
+from lntrain.experiments.arms_board import pm, spread, table
+from lntrain.experiments.study import anneal_start, noise_in, seeds_of, steps_of
 from lntrain.models.networks import MatrixSensing
-from lntrain.models.replicas import Replicas, Rows
+from lntrain.models.replicas import Replicas, Rows, squared_loss
 from lntrain.noise.labels import Noise, NoNoise
+from lntrain.runs.history import Curves
 
 NOISE, GD, SMALL = "label noise", "GD, the same start", "GD, a small start"
-
-
-def sensing_problem(
-    d: int, rank: int, m: int, *, symmetric: bool = True, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """y_i = <A_i, W>, W of the given rank with singular values 1, A_i of Gaussian numbers.
-
-    Args:
-        d, rank, m: W is (d, d), its rank, the number of measurements.
-        symmetric: W = Q S Q^T with signs S, and A = (G + G^T)/2; else W = Q P^T, and A = G. seed: of the data.
-
-    Returns:
-        A (m, d, d), y (m,), W (d, d), float64. A larger m begins with the measurements of a smaller one.
-
-    Raises:
-        ValueError: not 1 <= rank <= d, or m below 1.
-
-    >>> A, y, W = sensing_problem(4, 2, 5)
-    >>> int(torch.linalg.matrix_rank(W)), bool(torch.allclose((A * W).sum((1, 2)), y))
-    (2, True)
-    """
-    if not 1 <= rank <= d or m < 1:
-        raise ValueError(f"matrix_sensing: rank={rank} must lie in 1..d={d}, and measurements={m} be at least 1")
-    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    Q, P = (np.linalg.qr(rng.standard_normal((d, rank)))[0] for _ in range(2))
-    signs = np.where(np.arange(rank) % 2 == 0, 1.0, -1.0)
-    W = (Q * signs) @ Q.T if symmetric else Q @ P.T
-    G = np.random.Generator(np.random.Philox(key=[seed, 1])).standard_normal((m, d, d))
-    A = (G + G.transpose(0, 2, 1)) / 2 if symmetric else G
-    return torch.from_numpy(A), torch.from_numpy((A * W).sum((1, 2))), torch.from_numpy(W)
 
 
 def build(cfg: DictConfig) -> Study:
@@ -74,13 +33,13 @@ def build(cfg: DictConfig) -> Study:
     def network(seed: int, *, init: float) -> nn.Module:
         return MatrixSensing(options.d, parametrisation=options.parametrisation, init=init, seed=seed)
 
-    arms = []
+    trained = []
     for m in options.measurements:
         data = [sensing_problem(options.d, options.rank, m, symmetric=symmetric, seed=seed) for seed in seeds]
         rows = Rows(torch.stack([A for A, _, _ in data]), torch.stack([y for _, y, _ in data]), own=True)
         start = partial(network, init=options.init)
         small = partial(network, init=options.small_init)
-        arms += [
+        trained += [
             Arm(f"{NOISE}, m={m}", start, rows, noise, cfg.batch_size),
             Arm(f"{GD}, m={m}", start, rows, NoNoise(), None),
             Arm(f"{SMALL}, m={m}", small, rows, NoNoise(), None),
@@ -93,50 +52,64 @@ def build(cfg: DictConfig) -> Study:
         error = (found - truth).norm(dim=(1, 2)) / truth.norm(dim=(1, 2))
         return {"error": error.tolist(), "train_error": train.tolist()}
 
-    return Study(arms, partial(squared_loss, scale=cfg.loss_scale), measure)
+    d, (freedom, whole) = options.d, _freedom(cfg)
+    said = (
+        f"problem   a {d} x {d} matrix of rank {options.rank}: {freedom} free numbers of {whole}; {list(options.measurements)} measurements\n"
+        f"runs      {len(trained)} arms of {len(seeds)} seeds, {cfg.steps} steps, lr={cfg.optimizer.lr}, std={cfg.noise.std}"
+    )
+    criterion = partial(squared_loss, scale=cfg.loss_scale)
+    return Study(said, trained, criterion, measure, partial(_table, cfg), partial(_draw, cfg))
+
+
+def _freedom(cfg: DictConfig) -> tuple[int, int]:
+    """The free numbers of a matrix of that rank, and of any."""
+    options = cfg.matrix_sensing
+    d, rank = options.d, options.rank
+    if options.parametrisation == "difference":
+        return rank * (2 * d - rank + 1) // 2, d * (d + 1) // 2
+    return rank * (2 * d - rank), d * d
 
 
 def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
     """Train the arms on every seed; test error against the measurements and over time; returns the summary."""
-    cfg = cfg.copy()
-    options, study = cfg.matrix_sensing, build(cfg)
-    d, rank, sizes = options.d, options.rank, list(options.measurements)
-    freedom = rank * (2 * d - rank + 1) // 2 if options.parametrisation == "difference" else rank * (2 * d - rank)
-    whole = d * (d + 1) // 2 if options.parametrisation == "difference" else d * d
-    print(
-        f"problem   a {d} x {d} matrix of rank {rank}: {freedom} free numbers of {whole}; {sizes} measurements\n"
-        f"runs      {len(study.arms)} arms of {len(seeds_of(cfg))} seeds, {cfg.steps} steps, lr={cfg.optimizer.lr}, std={cfg.noise.std}",
-        flush=True,
-    )
-    history, seconds = run_arms(cfg, folder, study, resume=resume)
-    final = {name: [at(history, f"{name}, m={m}", "error", cfg.steps) for m in sizes] for name in (NOISE, GD, SMALL)}
+    return arms.run(cfg, folder, build(cfg), resume=resume)
+
+
+def _final(cfg: DictConfig, curves: Curves) -> dict[str, list[Any]]:
+    """Algorithm -> the error at the end, a row a number of measurements."""
+    sizes, steps = cfg.matrix_sensing.measurements, steps_of(cfg)
+    return {name: [curves.at(f"{name}, m={m}", "error", steps) for m in sizes] for name in (NOISE, GD, SMALL)}
+
+
+def _table(cfg: DictConfig, curves: Curves) -> tuple[str, dict[str, Any]]:
+    sizes, final, (freedom, whole) = list(cfg.matrix_sensing.measurements), _final(cfg, curves), _freedom(cfg)
     lines = [[str(m), *(pm(final[name][i]) for name in final)] for i, m in enumerate(sizes)]
-    text = table(["measurements", *final], lines)
-    text += (
-        f"\n\nrelative error of the matrix, mean ± standard deviation; {freedom} free numbers, {whole} without the rank"
-    )
+    note = f"relative error of the matrix, mean ± standard deviation; {freedom} free numbers, {whole} without the rank"
     results: dict[str, Any] = {}
     for name, values in final.items():
         for m, numbers in zip(sizes, values, strict=True):
             keys = f"final_error {name}, m={m}", f"final_error_sd {name}, m={m}"
             results |= dict(zip(keys, spread(numbers), strict=True))
-    title = f"Rank {rank} of a {d} x {d} matrix, {len(seeds_of(cfg))} seeds: mean and standard deviation"
-    figure = figures.arms(_panels(cfg, history, final, freedom), title=title)
-    return finish(cfg, folder, history, seconds, {"matrix_sensing": figure}, text, results)
+    return f"{table(['measurements', *final], lines)}\n\n{note}", results
 
 
-def _panels(cfg: DictConfig, history: History, final: dict[str, Any], freedom: int) -> list[figures.Panel]:
+def _draw(cfg: DictConfig, curves: Curves) -> dict[str, Any]:
     """The error at the end against the measurements, and over time at the middle number of them."""
-    sizes, label, start = list(cfg.matrix_sensing.measurements), "relative error of the matrix", anneal_start(cfg)
+    from lntrain.experiments import figures
+
+    options, label, start = cfg.matrix_sensing, "relative error of the matrix", anneal_start(cfg)
+    sizes, final = list(options.measurements), _final(cfg, curves)
     shown = sizes[len(sizes) // 2]
-    rows = {name: history[f"{name}, m={shown}"] for name in final}
-    return [
+    rows = {name: curves.of(f"{name}, m={shown}") for name in final}
+    panels = [
         figures.Panel(
             f"{label}, at the end", {name: (sizes, values) for name, values in final.items()},
-            log=True, xlabel="measurements", logx=False, mark=freedom, mark_label="free numbers of the matrix",
+            log=True, xlabel="measurements", logx=False, mark=_freedom(cfg)[0], mark_label="free numbers of the matrix",
         ),
         figures.Panel(
             f"{label}, {shown} measurements", {name: (row["step"], row["error"]) for name, row in rows.items()},
-            log=True, mark=start if start < cfg.steps else None,
+            log=True, mark=start if start < steps_of(cfg) else None,
         ),
     ]  # fmt: skip
+    title = f"Rank {options.rank} of a {options.d} x {options.d} matrix, {len(seeds_of(cfg))} seeds: mean and standard deviation"
+    return {"matrix_sensing": figures.arms(panels, title=title)}

@@ -101,3 +101,12 @@ class Rows:
             first = torch.arange(replicas)[:, None]
             return self.inputs[first, rows], targets[first, rows]
         return self.inputs[rows], targets[rows]
+
+
+def squared_loss(output: Tensor, target: Tensor, *, scale: float = 0.5) -> Tensor:
+    """scale * mean over rows of ||output - target||^2; rows first.
+
+    >>> float(squared_loss(torch.ones(4, 2), torch.zeros(4, 2)))
+    1.0
+    """
+    return scale * (output - target).square().reshape(len(output), -1).sum(-1).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,23 +16,19 @@ from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.labels import Antithetic, LabelFlips, Noise, RademacherNoise
 from lntrain.noise.schedules import Schedule
 from lntrain.optim.sgd import LabelNoiseSGD
-from lntrain.penalty.formula import alpha_max
 from lntrain.runs.console import plan_text
+from lntrain.runs.settled import AUTOMATIC, Setting, Settled, settle, settled
 from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.plan import Plan, make_plan
-from lntrain.training.loop import POINTS_PER_OCTAVE
+from lntrain.training.loop import Snapshot, train
+from lntrain.training.points import APART, LARGE, points
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-REPLICAS, REAL_REPLICAS = 8, 2  # networks of an automatic run: of the paper's problem, of real data
-INIT = 0.1  # of the weights
-LARGE, APART = 200_000, 1600  # numbers of X from which on metrics cost as much as some 80 steps, and steps between them
-FEWEST_ROWS = 256  # of a batch that "auto" may choose
-AUTOMATIC = ("noise.antithetic", "penalty.corrected", "average", "model.replicas", "model.init", "batch_size", "optimizer.lr", "steps")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Job:
-    """The objects a configuration describes."""
+class RunSpec:
+    """The objects that a configuration describes, and the numbers that its "auto" stands for."""
 
     problem: Problem
     model: DiagonalLinear
@@ -40,12 +37,12 @@ class Job:
     lr_schedule: Schedule | None
     plan_text: str
     seed: int
+    settled: Settled
 
 
-def build(cfg: DictConfig) -> Job:
-    """cfg -> problem -> plan -> model, noise, optimiser. `cfg` then holds what "auto" chose."""
-    if cfg.model.dtype not in DTYPES:
-        raise ValueError(f"model.dtype={cfg.model.dtype!r}: choose one of {', '.join(DTYPES)}")
+def build(cfg: DictConfig) -> RunSpec:
+    """cfg -> problem -> plan -> model, noise, optimiser."""
+    dtype = dtype_of(cfg)
     if cfg.model.depth != 2:
         raise ValueError(
             f"model.depth={cfg.model.depth} solves no Lasso (its penalty is |beta|^(2 - 2/depth)): use depth=2, or lntrain.train"
@@ -55,30 +52,93 @@ def build(cfg: DictConfig) -> Job:
             f"loss_scale={cfg.loss_scale:g} must be positive: 0.5 is half the mean square, 0.25 the paper's"
         )
     problem: Problem = instantiate(cfg.problem, _convert_="all")
-    asked = OmegaConf.create(OmegaConf.to_container(cfg))
-    settle(cfg, problem)
-    plan = make_plan(
-        problem, _alternatives(cfg, problem),
-        lr=number(cfg, "optimizer.lr"), std=cfg.noise.std, alpha=cfg.penalty.alpha, alpha_ratio=cfg.penalty.alpha_ratio,
-        steps=number(cfg, "steps", whole=True), accuracy=cfg.accuracy, budget=cfg.budget,
-        corrected=cfg.penalty.corrected, tail=cfg.average == "tail", replicas=cfg.model.replicas or 1,
-    )  # fmt: skip
-    _write(cfg, plan)
-    dtype, device = DTYPES[cfg.model.dtype], device_of(cfg)
-    model = instantiate(cfg.model, _partial_=True, _convert_="all")(in_features=problem.d, dtype=dtype).to(device)
+    setting = settle(cfg, problem)
+    plan = _plan(cfg, setting, problem)
+    numbers, device = settled(cfg, setting, plan), device_of(cfg)
+    model = model_of(cfg, setting, problem.d, dtype, replicas=setting.replicas).to(device)
     leave_out(model, plan.kept)
-    noise = noise_of(cfg, plan.std)
-    optimizer = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
-        model.parameters(), noise=noise, seed=cfg.seed
-    )
-    lr_schedule = instantiate(cfg.lr_schedule, _convert_="all") if cfg.lr_schedule else None
+    noise = noise_of(cfg, plan.std, antithetic=numbers.antithetic)
+    optimizer = optimizer_of(cfg, model, noise, lr=numbers.lr)
     if problem.n * problem.d > LARGE:
         plan.notes.append(f"metrics are {APART} steps or more apart: X is large, and they cost a twentieth at most")
-    for name, schedule in (("noise.schedule", cfg.noise.schedule), ("lr_schedule", cfg.lr_schedule)):
-        if schedule:
-            plan.notes.append(f"{name} changes the penalty over time: the prediction is for its first step")
-    text = plan_text(problem, model, plan, _wishes(asked, cfg, noise))
-    return Job(problem.to(device, dtype), model, optimizer, plan, lr_schedule, text, cfg.seed)
+    plan.notes.extend(schedule_notes(cfg))
+    text = plan_text(problem, model, plan, _wishes(cfg, numbers, noise))
+    return RunSpec(problem.to(device, dtype), model, optimizer, plan, lr_schedule_of(cfg), text, cfg.seed, numbers)
+
+
+def training_of(
+    cfg: DictConfig,
+    problem: Problem,
+    model: DiagonalLinear,
+    optimizer: LabelNoiseSGD,
+    *,
+    steps: int,
+    batch_size: int | None,
+    sampling: str | None,
+    pairs: bool = False,
+    state: dict[str, Any] | None = None,
+) -> Iterator[Snapshot]:
+    """`train` as the configuration says, reporting as many points as it asks for; pairs: the noise is antithetic."""
+    scheduled = points(steps, cfg.points_per_octave, size=problem.n * problem.d, period=1 + pairs)
+    return train(
+        model,
+        optimizer,
+        problem,
+        steps,
+        batch_size=batch_size,
+        sampling=sampling,
+        loss_constant=cfg.loss_scale,
+        lr_schedule=lr_schedule_of(cfg),
+        engine=cfg.engine,
+        state=state,
+        snapshots=scheduled,
+    )
+
+
+def snapshots_of(
+    cfg: DictConfig, spec: RunSpec, model: DiagonalLinear, optimizer: LabelNoiseSGD, state: dict[str, Any] | None = None
+) -> Iterator[Snapshot]:
+    """`training_of` with the numbers of the spec, on its problem."""
+    own = spec.settled
+    options: dict[str, Any] = {"steps": own.steps, "batch_size": own.batch_size, "pairs": own.antithetic}
+    return training_of(cfg, spec.problem, model, optimizer, sampling=cfg.sampling, state=state, **options)
+
+
+def _plan(cfg: DictConfig, setting: Setting, problem: Problem) -> Plan:
+    """The plan for the wishes of the configuration."""
+    one = dynamics_of(cfg, setting)
+    several = [replace(one, antithetic=pair, batch_size=size) for size in setting.sizes for pair in setting.pairs]
+    return make_plan(
+        problem, several,
+        lr=number(cfg, "optimizer.lr"), std=cfg.noise.std, alpha=cfg.penalty.alpha, alpha_ratio=cfg.penalty.alpha_ratio,
+        steps=number(cfg, "steps", whole=True), accuracy=cfg.accuracy, budget=cfg.budget,
+        corrected=setting.corrected, tail=setting.average == "tail", replicas=setting.replicas or 1,
+    )  # fmt: skip
+
+
+def model_of(cfg: DictConfig, setting: Setting, d: int, dtype: torch.dtype, *, replicas: int | None) -> DiagonalLinear:
+    """The configured network."""
+    make = instantiate(cfg.model, _partial_=True, _convert_="all")
+    model: DiagonalLinear = make(in_features=d, init=setting.init, replicas=replicas, dtype=dtype)
+    return model
+
+
+def optimizer_of(cfg: DictConfig, model: torch.nn.Module, noise: Noise, **options: Any) -> LabelNoiseSGD:
+    """The configured optimiser; `options` over the configuration's."""
+    make = instantiate(cfg.optimizer, _partial_=True, _convert_="all")
+    optimizer: LabelNoiseSGD = make(model.parameters(), **{"noise": noise, "seed": cfg.seed, **options})
+    return optimizer
+
+
+def lr_schedule_of(cfg: DictConfig) -> Schedule | None:
+    """step -> factor on lr; None leaves it."""
+    return instantiate(cfg.lr_schedule, _convert_="all") if cfg.lr_schedule else None
+
+
+def schedule_notes(cfg: DictConfig) -> list[str]:
+    """What a prediction has to say of schedules."""
+    named = (("noise.schedule", cfg.noise.schedule), ("lr_schedule", cfg.lr_schedule))
+    return [f"{name} changes the penalty over time: the prediction is for its first step" for name, v in named if v]
 
 
 def leave_out(model: DiagonalLinear, kept: torch.Tensor) -> None:
@@ -88,65 +148,26 @@ def leave_out(model: DiagonalLinear, kept: torch.Tensor) -> None:
             weight[..., ~kept.to(weight.device)] = 0
 
 
-def settle(cfg: DictConfig, problem: Problem) -> None:
-    """What "auto" means for this problem, where no plan is needed to tell: a known truth keeps the paper's setting."""
-    real = problem.coef is None
-    if cfg.average not in ("auto", "all", "tail"):
-        raise ValueError(f"average={cfg.average!r} is unknown: choose all, tail or auto")
-    if cfg.model.replicas == "auto":
-        cfg.model.replicas = REAL_REPLICAS if real else REPLICAS
-    if cfg.model.init == "auto":
-        scale = math.sqrt(alpha_max(problem.X, problem.y)) if real else 1.0
-        cfg.model.init = float(f"{INIT * scale or INIT:.3g}")
-    if cfg.average == "auto":
-        cfg.average = "tail" if real else "all"
-    if cfg.penalty.corrected == "auto":
-        cfg.penalty.corrected = real and cfg.noise.std is None
-    if cfg.noise.antithetic == "auto" and not real:
-        cfg.noise.antithetic = False
-    if cfg.batch_size == "auto" and (not real or cfg.sampling is not None):
-        cfg.batch_size = None
-    for key in ("model.replicas", "batch_size"):
-        value = OmegaConf.select(cfg, key)
-        if value not in (None, "auto") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{key}={value!r} must be a whole number, at least 1, or null")
-    for key in ("noise.antithetic", "penalty.corrected"):
-        if OmegaConf.select(cfg, key) not in (True, False, "auto"):
-            raise ValueError(f"{key}={OmegaConf.select(cfg, key)!r}: choose true, false or auto")
-
-
-def _alternatives(cfg: DictConfig, problem: Problem) -> list[Dynamics]:
-    """The dynamics that the plan may choose from, in order of preference."""
-    one = dynamics_of(cfg)
-    pairs = [False, True] if cfg.noise.antithetic == "auto" else [cfg.noise.antithetic]
-    sizes: list[int | None] = [cfg.batch_size]
-    if cfg.batch_size == "auto":
-        fewer = (problem.n // share for share in (4, 16, 64, 256))
-        sizes = [None, *(size for size in fewer if size >= max(FEWEST_ROWS, 2 * problem.d))]
-    return [replace(one, antithetic=pair, batch_size=size) for size in sizes for pair in pairs]
-
-
-def _write(cfg: DictConfig, plan: Plan) -> None:
-    """What the plan chose, into `cfg`; a corrected std follows again from the penalty, which stays."""
-    cfg.optimizer.lr, cfg.steps = plan.lr, plan.steps
-    cfg.noise.antithetic, cfg.batch_size = plan.dynamics.antithetic, plan.dynamics.batch_size
-    if not plan.corrected:
-        cfg.penalty.corrected = False
-        cfg.noise.std, cfg.penalty.alpha, cfg.penalty.alpha_ratio = plan.std, None, None  # std now says it
-
-
-def _wishes(asked: Any, cfg: DictConfig, noise: Noise) -> dict[str, str]:
+def _wishes(cfg: DictConfig, numbers: Settled, noise: Noise) -> dict[str, str]:
     """Remarks on noise, lr and batch, and the overrides that repeat what "auto" chose."""
-    automatic = [key for key in AUTOMATIC if OmegaConf.select(asked, key) == "auto"]
-    again = {key: OmegaConf.select(cfg, key) for key in automatic}
-    plain = {None: "null", True: "true", False: "false"}
-    batch = "all labels" if cfg.batch_size is None else f"batches of {cfg.batch_size} ({cfg.sampling or 'replacement'})"
+    automatic = [key for key in AUTOMATIC if OmegaConf.select(cfg, key) == "auto"]
+    again, plain = numbers.values(), {None: "null", True: "true", False: "false"}
+    size, sampling = numbers.batch_size, cfg.sampling or "replacement"
     return {
-        "noise": ("antithetic " if cfg.noise.antithetic else "") + type(getattr(noise, "noise", noise)).__name__,
-        "batch": batch,
+        "noise": ("antithetic " if numbers.antithetic else "") + type(getattr(noise, "noise", noise)).__name__,
+        "batch": "all labels" if size is None else f"batches of {size} ({sampling})",
         "lr": "auto" if "optimizer.lr" in automatic else "given",
-        "again": " ".join(f"{key}={plain[v] if v is None or isinstance(v, bool) else v}" for key, v in again.items()),
+        "again": " ".join(
+            f"{key}={plain[v] if v is None or isinstance(v, bool) else v}" for key in automatic for v in [again[key]]
+        ),
     }
+
+
+def dtype_of(cfg: DictConfig) -> torch.dtype:
+    """The configured dtype."""
+    if cfg.model.dtype not in DTYPES:
+        raise ValueError(f"model.dtype={cfg.model.dtype!r}: choose one of {', '.join(DTYPES)}")
+    return DTYPES[cfg.model.dtype]
 
 
 def device_of(cfg: DictConfig) -> torch.device:
@@ -170,47 +191,26 @@ def number(cfg: DictConfig, key: str, whole: bool = False) -> Any:
     return int(value) if whole else float(value)
 
 
-def points(steps: int, per_octave: int | None, *, size: int = 0, period: int = 1) -> str | list[int]:
-    """The steps to report, so many an octave, evenly in the logarithm; "log" is `train`'s own choice.
-
-    Where X holds `size` > LARGE numbers they lie at least APART steps apart, so that metrics cost a twentieth of the
-    steps at most; and at whole pairs of antithetic noise (`period` 2).
-
-    >>> points(100, 1), points(4000, 1, size=10**6, period=2)
-    ([100, 50, 25, 12, 6, 3, 1], [4000, 2000])
-    """
-    if per_octave is None and size <= LARGE:
-        return "log"
-    if per_octave is not None and per_octave < 1:
-        raise ValueError(f"points_per_octave={per_octave} must be at least 1")
-    many = per_octave or POINTS_PER_OCTAVE
-    chosen = (int(steps * 2 ** (-k / many)) // period * period for k in range(1, many * (steps.bit_length() - 1) + 1))
-    apart, kept = APART if size > LARGE else 1, [steps]
-    for step in chosen:
-        if step >= apart and kept[-1] - step >= apart:
-            kept.append(step)
-    return kept
-
-
-def dynamics_of(cfg: DictConfig) -> Dynamics:
-    scale = cfg.model.init if isinstance(cfg.model.init, (int, float)) else 0.1
+def dynamics_of(cfg: DictConfig, setting: Setting) -> Dynamics:
+    """The dynamics that is preferred."""
+    scale = setting.init if isinstance(setting.init, (int, float)) else 0.1
     if not scale or not math.isfinite(scale):
         raise ValueError(
             f"model.init={scale} must be finite and not zero: a weight that starts at 0 stays there for ever"
         )
     rademacher = str(cfg.noise._target_).endswith(RademacherNoise.__name__)
     return Dynamics(
-        parametrisation=cfg.model.parametrisation, loss_scale=cfg.loss_scale, batch_size=None if cfg.batch_size == "auto" else cfg.batch_size, sampling=cfg.sampling,
+        parametrisation=cfg.model.parametrisation, loss_scale=cfg.loss_scale, batch_size=setting.sizes[0], sampling=cfg.sampling,
         momentum=cfg.optimizer.momentum, dampening=cfg.optimizer.dampening, nesterov=cfg.optimizer.nesterov,
-        weight_decay=cfg.optimizer.weight_decay, antithetic=cfg.noise.antithetic is True,
+        weight_decay=cfg.optimizer.weight_decay, antithetic=setting.pairs[0],
         noise_kurtosis=1.0 if rademacher else 3.0, init=abs(scale),
     )  # fmt: skip
 
 
-def noise_of(cfg: DictConfig, std: Any) -> Noise:
+def noise_of(cfg: DictConfig, std: Any, *, antithetic: bool) -> Noise:
     """The configured noise with this std (or one a replica)."""
     if str(cfg.noise._target_).endswith(LabelFlips.__name__):
         raise ValueError("noise=flips is for classes (experiment=digits): numbers need noise=gaussian or rademacher")
     options = {"schedule": cfg.noise.schedule or None}
     noise: Noise = instantiate({"_target_": cfg.noise._target_, **options}, _partial_=True, _convert_="all")(std=std)
-    return Antithetic(noise) if cfg.noise.antithetic is True else noise  # type: ignore[arg-type]
+    return Antithetic(noise) if antithetic else noise  # type: ignore[arg-type]

@@ -9,21 +9,21 @@ from collections import deque
 from omegaconf import DictConfig
 
 from lntrain.optim.sgd import LabelNoiseSGD
-from lntrain.runs.build import Job
+from lntrain.runs.build import RunSpec
 from lntrain.training.loop import DivergenceError, train
 
 BURST, SECONDS = 1024, 0.15  # steps of the first trial, and the time from which on one counts
 
 
-def time_text(cfg: DictConfig, job: Job, steps: int) -> str:
+def time_text(cfg: DictConfig, spec: RunSpec, steps: int) -> str:
     """The time to expect for so many steps, from a short burst on a copy of the model."""
-    model = copy.deepcopy(job.model)
-    optimizer = LabelNoiseSGD(model.parameters(), lr=job.plan.lr, noise=job.optimizer.noise, seed=job.seed)
+    model = copy.deepcopy(spec.model)
+    optimizer = LabelNoiseSGD(model.parameters(), lr=spec.plan.lr, noise=spec.optimizer.noise, seed=spec.seed)
 
     def seconds(count: int) -> float:
         began = time.monotonic()
         snapshots = train(
-            model, optimizer, job.problem, count, batch_size=cfg.batch_size, sampling=cfg.sampling,
+            model, optimizer, spec.problem, count, batch_size=spec.settled.batch_size, sampling=cfg.sampling,
             loss_constant=cfg.loss_scale, engine=cfg.engine, snapshots=[count],
         )  # fmt: skip
         deque(snapshots, maxlen=0)

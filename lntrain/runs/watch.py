@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Protocol, TypeVar
@@ -22,9 +23,21 @@ class Stepped(Protocol):
 
 
 S = TypeVar("S", bound=Stepped)
-_scheduler: dict[
-    int, Callable[[int, FrameType | None], object]
-] = {}  # the handlers of submitit, which queues a job again
+
+
+@dataclass(frozen=True)
+class Signals:
+    """The signals that came, and the handlers of submitit, which queues a job again."""
+
+    asked: list[int] = field(default_factory=list)
+    scheduler: dict[int, Callable[[int, FrameType | None], object]] = field(default_factory=dict)
+
+    def give_way(self, folder: Path) -> None:
+        """Stop, or do what the scheduler does: queue the job again and exit, or take no notice."""
+        if self.asked[0] not in self.scheduler:
+            raise Interruption(self.asked[0], folder)
+        signum = self.asked.pop(0)
+        self.scheduler[signum](signum, None)
 
 
 class Interruption(Exception):  # noqa: N818
@@ -36,16 +49,16 @@ class Interruption(Exception):  # noqa: N818
 
 
 @contextmanager
-def signals() -> Iterator[list[int]]:
+def signals() -> Iterator[Signals]:
     """The first SIGINT or SIGTERM only asks: the run stops at its next heartbeat; a second one acts at once.
 
     In a job of submitit its own handlers have the last word, after the checkpoint.
     """
-    asked: list[int] = []
+    came = Signals()
 
     def ask(signum: int, _: FrameType | None) -> None:
-        asked.append(signum)
-        if signum not in _scheduler:
+        came.asked.append(signum)
+        if signum not in came.scheduler:
             signal.signal(signum, signal.SIG_DFL)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -54,14 +67,13 @@ def signals() -> Iterator[list[int]]:
     try:
         before = {number: signal.signal(number, ask) for number in numbers}
     except ValueError:  # not the main thread: a launcher's worker
-        yield asked
+        yield came
         return
     if "SUBMITIT_EXECUTOR" in os.environ:
-        _scheduler.update({n: handler for n, handler in before.items() if n != signal.SIGINT and callable(handler)})
+        came.scheduler.update({n: handler for n, handler in before.items() if n != signal.SIGINT and callable(handler)})
     try:
-        yield asked
+        yield came
     finally:
-        _scheduler.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -73,7 +85,7 @@ def watch(
     start: int,
     every: float,
     save: Callable[[S], None],
-    asked: list[int],
+    came: Signals,
     folder: Path,
     label: str | None = None,
 ) -> Iterator[S]:
@@ -90,16 +102,8 @@ def watch(
             bar.set_description(label)
             bar.update(snapshot.step - bar.n)
             yield snapshot
-            if asked or time.monotonic() - saved > every:
+            if came.asked or time.monotonic() - saved > every:
                 save(snapshot)
                 saved = time.monotonic()
-            if asked and snapshot.step < steps:
-                _give_way(asked, folder)
-
-
-def _give_way(asked: list[int], folder: Path) -> None:
-    """Stop, or do what the scheduler does: queue the job again and exit, or take no notice."""
-    if asked[0] not in _scheduler:
-        raise Interruption(asked[0], folder)
-    signum = asked.pop(0)
-    _scheduler[signum](signum, None)
+            if came.asked and snapshot.step < steps:
+                came.give_way(folder)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,18 +14,15 @@ from lntrain.experiments import train as job
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.schedules import Schedule
 from lntrain.runs import build, folders
-from lntrain.runs.coefficients import units_text
-from lntrain.runs.console import result_text
-from lntrain.runs.dashboard import Dashboard
-from lntrain.runs.files import write_checkpoint, write_json
-from lntrain.runs.watch import Interruption, signals, watch
+from lntrain.runs.session import Session
+from lntrain.runs.settled import AUTOMATIC
 from lntrain.sweeps.jobs import Text, settings, sparing, varied, write_config
-from lntrain.sweeps.members import Member, Place, Planned, diverged, model_of, optimizer_of, part_of, part_of_state
+from lntrain.sweeps.members import Member, Place, Planned, diverged, model_of, optimizer_of_all, part_of, part_of_state
 from lntrain.training.evaluation import measure, summarise
-from lntrain.training.loop import DivergenceError, Snapshot, train
+from lntrain.training.loop import DivergenceError, Snapshot
 
 BATCHABLE = ("optimizer.lr", "noise.std", "penalty.alpha", "penalty.alpha_ratio", "model.init", "seed")
-CHOSEN = tuple(dict.fromkeys((*BATCHABLE, *build.AUTOMATIC)))  # what `build` writes into a configuration, too
+CHOSEN = tuple(dict.fromkeys((*BATCHABLE, *AUTOMATIC)))  # what is settled, too
 
 
 def batchable(cfg: DictConfig) -> bool:
@@ -93,7 +90,8 @@ def _plans(base: DictConfig, places: Sequence[Place]) -> tuple[dict[tuple[tuple[
         if built.plan.lr > built.plan.stable_lr:
             failed.add(place.planned)
         else:
-            chosen = {key: OmegaConf.select(cfg, key) for key in text.marks}
+            numbers = built.settled.values()
+            chosen = {key: numbers.get(key, OmegaConf.select(cfg, key)) for key in text.marks}
             plans[place.planned] = Planned(cfg, built, partial(text, chosen))
     return plans, [place for place in places if place.planned in failed]
 
@@ -117,76 +115,48 @@ def _run_together(
     members, first = [], 0
     for place in places:
         plan = plans[place.planned]
-        cfg, built = plan.cfg, replace(plan.built, seed=place.values.get("seed", plan.built.seed))
-        begin(place, built.plan_text)
-        rows: slice | int = first if cfg.model.replicas is None else slice(first, first + cfg.model.replicas)
-        first += cfg.model.replicas or 1
-        board = Dashboard(place.folder, replicas=bool(cfg.model.replicas), settled=cfg.steps // 100)
-        board.text("plan", built.plan_text)
-        members.append(Member(place, plan, built, rows, job.History(built, None), board))
+        spec = replace(plan.built, seed=place.values.get("seed", plan.built.seed))
+        begin(place, spec.plan_text)
+        many = spec.settled.replicas
+        rows: slice | int = first if many is None else slice(first, first + many)
+        first += many or 1
+        session = Session(plan.cfg, place.folder, jobs=len(places), seed=spec.seed)
+        history = job.begin(session, spec, plan.text({"seed": spec.seed}))
+        members.append(Member(place, plan, spec, rows, history, session))
     model = model_of(members, first)
-    try:
-        _train(members, model)
-    except DivergenceError:
-        return diverged(members, model)
-    finally:
+    with ExitStack() as sessions:
         for member in members:
-            member.dashboard.close()
+            sessions.enter_context(member.session)
+        try:
+            _train(members, model)
+        except DivergenceError:
+            return diverged(members, model)
     return []
 
 
 def _train(members: Sequence[Member], model: DiagonalLinear) -> None:
     """The loop of `job`, for all members at each snapshot."""
-    first, began, folder = members[0], time.monotonic(), members[0].folder.parent
-    cfg, schedule = first.plan.cfg, first.built.lr_schedule
-    snapshots = train(
-        model, optimizer_of(members, model), first.built.problem, cfg.steps, batch_size=cfg.batch_size, sampling=cfg.sampling,
-        loss_constant=cfg.loss_scale, lr_schedule=schedule, engine=cfg.engine, snapshots=_points(first),
-    )  # fmt: skip
+    own, cfg = members[0].built, members[0].plan.cfg
 
     def save(snapshot: Snapshot) -> None:
-        whole, elapsed = snapshot.state_dict(), (time.monotonic() - began) / len(members)
+        whole = snapshot.state_dict()
         for member in members:
-            member.history.trim_metrics(member.folder)
-            member.dashboard.flush()
-            text, state = (
-                member.plan.text({"seed": member.built.seed}),
-                part_of_state(whole, member, schedule, snapshot.step),
-            )
-            write_checkpoint(member.folder, {"config": text, "state": state, "history": member.history.state(elapsed)})
+            member.session.save(part_of_state(whole, member, own.lr_schedule, snapshot.step))
 
-    try:
-        with signals() as asked:
-            for snapshot in watch(
-                snapshots, steps=cfg.steps, start=0, every=cfg.checkpoint_every, save=save, asked=asked, folder=folder,
-                label=f"{len(members)} jobs at once",
-            ):  # fmt: skip
-                if snapshot.scheduled:
-                    _record(members, snapshot, schedule)
-            save(snapshot)
-    except Interruption as stop:
-        for member in members:
-            write_json(
-                member.folder / "summary.json",
-                {**dict.fromkeys(job.SUMMARY), "seed": member.built.seed, "status": "interrupted"},
-            )
-        raise Interruption(stop.code - 128, folder) from None
-    seconds = (time.monotonic() - began) / len(members)
-    for member in members:
-        _finish(member, part_of(snapshot, member, schedule), seconds)
-
-
-def _points(member: Member) -> str | list[int]:
-    cfg, problem = member.plan.cfg, member.built.problem
-    pairs = 1 + member.built.plan.dynamics.antithetic
-    return build.points(cfg.steps, cfg.points_per_octave, size=problem.n * problem.d, period=pairs)
+    last = Session(cfg, members[0].folder.parent).train(
+        lambda _: build.snapshots_of(cfg, own, model, optimizer_of_all(members, model)), own.settled.steps,
+        lambda snapshot: _record(members, snapshot, own.lr_schedule), save=save, label=f"{len(members)} jobs at once",
+    )  # fmt: skip
+    seconds = [member.session.seconds for member in members]
+    for member, spent in zip(members, seconds, strict=True):
+        _finish(member, part_of(last, member, own.lr_schedule), spent)
 
 
 def _record(members: Sequence[Member], snapshot: Snapshot, schedule: Schedule | None) -> None:
     """All networks are measured at once, each against its own Lasso."""
     lassos = [member.built.plan.reference for member in members for _ in member.streams]
     known = None if lassos[0] is None else [lasso for lasso in lassos if lasso is not None]
-    columns = measure(members[0].built.problem, snapshot, known, average=members[0].plan.cfg.average)
+    columns = measure(members[0].built.problem, snapshot, known, average=members[0].built.settled.average)
     plain = {name: values.tolist() for name, values in columns.items()}
     for member in members:
         rows = member.rows
@@ -194,17 +164,10 @@ def _record(members: Sequence[Member], snapshot: Snapshot, schedule: Schedule | 
             row = {"step": float(snapshot.step), **{name: values[rows] for name, values in plain.items()}}
         else:
             row = summarise(snapshot.step, {name: values[rows] for name, values in columns.items()})
-        job.record(
-            member.plan.cfg, member.built, member.history, member.dashboard, part_of(snapshot, member, schedule), row
-        )
+        job.record(member.session, member.built, member.history, part_of(snapshot, member, schedule), row)
 
 
 def _finish(member: Member, snapshot: Snapshot, seconds: float) -> None:
-    summary = job.finish(
-        member.plan.cfg, member.built, member.folder, member.history, member.dashboard, snapshot, seconds
-    )
+    summary = job.finish(member.session, member.built, member.history, snapshot, seconds)
     with (member.folder / "output.txt").open("a") as out:
-        plan, problem = member.built.plan, member.built.problem
-        out.write(
-            f"\n{result_text(summary, plan.reference)}{units_text(problem, plan.reference, job.judged(plan, snapshot))}\n"
-        )
+        out.write(f"\n{job.report(member.built, snapshot, summary)}\n")

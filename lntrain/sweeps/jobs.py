@@ -147,11 +147,10 @@ def _line(value: Any) -> str:
 
 
 def sparing(cfg: DictConfig) -> DictConfig:
-    """As a job of many: fewer points and no figures, unless they were asked for."""
-    cfg = cfg.copy()
-    cfg.points_per_octave = cfg.points_per_octave or 1
-    cfg.figures = bool(cfg.figures)
-    return cfg
+    """As a job of many: fewer points and no figures, unless they were asked for; a network experiment says its own points."""
+    sparse = cfg.points_per_octave is None and cfg.task in ("train", "figure1", "path")
+    fewer: Any = {"figures": bool(cfg.figures), "points_per_octave": 1 if sparse else cfg.points_per_octave}
+    return OmegaConf.merge(cfg, fewer)  # type: ignore[return-value]
 
 
 def write_config(folder: Path, config: str, overrides: Sequence[str]) -> None:

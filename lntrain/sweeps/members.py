@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lntrain.experiments import train as job
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.schedules import Schedule
 from lntrain.optim.sgd import LabelNoiseSGD
-from lntrain.runs import build
-from lntrain.runs.dashboard import Dashboard
-from lntrain.training.loop import GROWTH, Snapshot
+from lntrain.runs.build import RunSpec, noise_of, optimizer_of
+from lntrain.runs.regression import History
+from lntrain.runs.session import Session
+from lntrain.training.loop import Snapshot, divergence_bound
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Planned:
-    """A configuration with the numbers that its plan chose, what it builds, and its text for any seed."""
+    """A configuration, what it builds, and its text with the numbers chosen, for any seed."""
 
     cfg: DictConfig
-    built: build.Job
+    built: RunSpec
     text: Callable[[Mapping[str, Any]], str]
 
 
@@ -50,10 +49,10 @@ class Member:
 
     place: Place
     plan: Planned
-    built: build.Job
+    built: RunSpec
     rows: slice | int
-    history: job.History
-    dashboard: Dashboard
+    history: History
+    session: Session
 
     @property
     def folder(self) -> Path:
@@ -62,7 +61,7 @@ class Member:
     @property
     def streams(self) -> list[int]:
         """The noise streams that its networks have when it runs alone."""
-        return list(range(self.plan.cfg.model.replicas or 1))
+        return list(range(self.built.settled.replicas or 1))
 
 
 def model_of(members: Sequence[Member], replicas: int) -> DiagonalLinear:
@@ -79,19 +78,17 @@ def model_of(members: Sequence[Member], replicas: int) -> DiagonalLinear:
     return model
 
 
-def optimizer_of(members: Sequence[Member], model: DiagonalLinear) -> LabelNoiseSGD:
+def optimizer_of_all(members: Sequence[Member], model: DiagonalLinear) -> LabelNoiseSGD:
     """A step size, a noise level, a seed and a stream for each replica."""
     cfg = members[0].plan.cfg
     rates, stds, seeds = ([] for _ in range(3))  # type: ignore[var-annotated]
     for member in members:
         for values, value in ((rates, member.built.plan.lr), (stds, member.built.plan.std), (seeds, member.built.seed)):
             values.extend([value] * len(member.streams))
-    optimizer: LabelNoiseSGD = instantiate(cfg.optimizer, _partial_=True, _convert_="all")(
-        model.parameters(), lr=rates[0] if len(set(rates)) == 1 else rates, seed=seeds,
-        noise=build.noise_of(cfg, stds[0] if len(set(stds)) == 1 else tuple(stds)),
-        rank=[stream for member in members for stream in member.streams],
-    )  # fmt: skip
-    return optimizer
+    std = stds[0] if len(set(stds)) == 1 else tuple(stds)
+    noise = noise_of(cfg, std, antithetic=members[0].built.settled.antithetic)
+    ranks = [stream for member in members for stream in member.streams]
+    return optimizer_of(cfg, model, noise, lr=rates[0] if len(set(rates)) == 1 else rates, seed=seeds, rank=ranks)
 
 
 def part_of(snapshot: Snapshot, member: Member, schedule: Schedule | None) -> Snapshot:
@@ -139,7 +136,6 @@ def diverged(members: Sequence[Member], model: DiagonalLinear) -> list[int]:
             coef = model.coef[member.rows]
             loss = scale * (coef @ problem.X.mT - problem.y).square().mean(-1)
             start = scale * (member.built.model(problem.X) - problem.y).square().mean(-1)
-        bound = GROWTH * (start.max() + scale * (problem.y.square().mean() + member.built.plan.std**2))
-        if not bool((loss <= bound).all()):
+        if not bool((loss <= divergence_bound(start, problem.y, member.built.plan.std, scale)).all()):
             gone.append(i)
     return gone or list(range(len(members)))

@@ -18,6 +18,7 @@ from lntrain.noise.philox import check_sampling, sampled_rows
 from lntrain.noise.schedules import factor_at
 from lntrain.optim.sgd import LabelNoiseSGD, noise_of
 from lntrain.training.loop import HEARTBEAT, DivergenceError
+from lntrain.training.points import log_spaced
 
 ROWS_AHEAD = 256  # steps whose rows are drawn in one call
 OCTAVES = 11  # that a schedule goes back from the last step
@@ -214,6 +215,5 @@ def schedule(steps: int, per_octave: int, *extra: int) -> list[int]:
     >>> schedule(16, 1, 12)
     [1, 2, 4, 8, 12, 16]
     """
-    octaves = range(per_octave * min(OCTAVES, steps.bit_length()) + 1)
-    chosen = {int(steps * 2 ** (-k / per_octave)) for k in octaves} | set(extra)
+    chosen = {*log_spaced(steps, per_octave, octaves=OCTAVES), *extra}
     return sorted(s for s in chosen if 1 <= s <= steps)

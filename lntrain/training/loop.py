@@ -20,8 +20,8 @@ from lntrain.noise.philox import check_sampling
 from lntrain.noise.schedules import Schedule
 from lntrain.optim.sgd import noise_std
 from lntrain.penalty.formula import stable_lr
+from lntrain.training.points import POINTS_PER_OCTAVE, log_spaced
 
-POINTS_PER_OCTAVE = 4  # of the log-spaced snapshots
 HEARTBEAT = 0.2  # seconds between heartbeats
 LONGEST = 2**40  # steps of a chunk: it doubles at every one of thousands of close snapshots
 GROWTH = 1e6  # a loss this many times its start (with the noise) has diverged
@@ -154,8 +154,7 @@ def _schedule(steps: int, snapshots: str | Iterable[int], period: int = 1) -> se
     if isinstance(snapshots, str):
         if snapshots != "log":
             raise ValueError(f'snapshots={snapshots!r}: give "log" or the steps to report')
-        octaves = range(POINTS_PER_OCTAVE * steps.bit_length())
-        chosen = {int(steps * 2 ** (-k / POINTS_PER_OCTAVE)) // period * period for k in octaves}
+        chosen = set(log_spaced(steps, POINTS_PER_OCTAVE, period=period))
     else:
         chosen = {int(s) for s in snapshots}
     return {s for s in chosen if 1 <= s < steps} | {steps}
@@ -166,8 +165,7 @@ def _advance(
 ) -> Iterator[Snapshot]:
     halves = {s // 2 // run.period * run.period for s in scheduled}
     stops = sorted(s for s in scheduled | halves | {steps} if s > run.step)
-    start_loss, std = _loss(run), torch.as_tensor(noise_std(run.optimizer))
-    bound = GROWTH * (start_loss.max() + run.loss_scale * (run.y.square().mean() + std.square().max()))
+    bound = divergence_bound(_loss(run), run.y, noise_std(run.optimizer), run.loss_scale)
     chunk, beat, pause = 256, time.monotonic(), HEARTBEAT
     if not run.history:
         _record(run)
@@ -191,6 +189,11 @@ def _advance(
         if stop in scheduled:
             yield _snapshot(run, engine, scheduled=True)
             beat = time.monotonic()
+
+
+def divergence_bound(start: Tensor, y: Tensor, std: Any, scale: float) -> Tensor:
+    """The loss beyond which a run has diverged; start: its first, () or (R,), std: of the noise, one or (R,)."""
+    return GROWTH * (start.max() + scale * (y.square().mean() + torch.as_tensor(std).square().max()))
 
 
 def _loss(run: Run) -> Tensor:

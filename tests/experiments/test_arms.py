@@ -14,15 +14,15 @@ from hydra.core.global_hydra import GlobalHydra
 from torch.nn.functional import cross_entropy, one_hot
 
 from lntrain import GaussianNoise, LabelFlips, LabelNoiseSGD, RademacherNoise, cli
-from lntrain.experiments import arms as study
+from lntrain.data.teachers import few_useful_inputs, sensing_problem
 from lntrain.experiments import figures
-from lntrain.experiments.arms import pm, squared_loss
-from lntrain.experiments.classify import expected_targets
-from lntrain.experiments.selectivity import few_useful_inputs, selectivity
-from lntrain.experiments.sensing import sensing_problem
+from lntrain.experiments.arms_board import pm
+from lntrain.experiments.selectivity import selectivity
 from lntrain.models.networks import MatrixSensing
-from lntrain.models.replicas import Replicas, Rows
+from lntrain.models.replicas import Replicas, Rows, squared_loss
 from lntrain.noise.labels import Draw
+from lntrain.runs.history import Curves
+from lntrain.sharpness.expected import expected_targets
 from lntrain.training.ensemble import Anneal, descend
 
 TINY = {
@@ -40,7 +40,6 @@ def lntrain(tmp_path, monkeypatch, capfd):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["lntrain", *map(str, arguments)])
-        cli._codes.clear()
         GlobalHydra.instance().clear()
         with pytest.raises(SystemExit) as stop:
             cli.main()
@@ -78,16 +77,16 @@ def test_an_interrupted_experiment_says_what_is_done_and_resumes_bit_for_bit(
 ):
     arguments = [f"experiment={experiment}", *TINY[experiment], *RUN]
     assert lntrain(*arguments, "run_dir=whole")[0] == 0
-    add, calls = study._add, []
+    add, calls = Curves.add, []
 
-    def add_and_interrupt(row, step, values):
-        add(row, step, values)
+    def add_and_interrupt(curves, name, step, values):
+        add(curves, name, step, values)
         calls.append(step)
         if len(calls) == 17:  # in the second arm
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(study, "_add", add_and_interrupt)
+        patch.setattr(Curves, "add", add_and_interrupt)
         code, _, err = lntrain(*arguments, "run_dir=cut")
     assert code == 130
     assert "go on with: lntrain resume=" in err

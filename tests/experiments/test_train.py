@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lntrain import cli
 from lntrain.experiments import run_figures
 from lntrain.experiments import train as job
-from lntrain.runs import watch
+from lntrain.runs import session, watch
 from lntrain.runs.files import read_checkpoint, write_atomically, write_checkpoint, write_json
 
 SMALL = ["problem.n=12", "problem.d=8", "problem.k=2", "optimizer.lr=0.002", "penalty.alpha_ratio=0.2", "steps=3000"]
@@ -163,23 +163,23 @@ def test_a_resume_after_a_stop_ends_where_the_whole_run_ends(options, engine, tm
     real = watch.watch
 
     def stopping(at):
-        def watching(snapshots, *, asked, **rest):
-            for k, snapshot in enumerate(real(snapshots, asked=asked, **rest)):
+        def watching(snapshots, *, came, **rest):
+            for k, snapshot in enumerate(real(snapshots, came=came, **rest)):
                 if k == at:
-                    asked.append(15)
+                    came.asked.append(15)
                 yield snapshot
 
         return watching
 
     for k, at in enumerate((3, 9)):
-        monkeypatch.setattr(job, "watch", stopping(at))
+        monkeypatch.setattr(session, "watch", stopping(at))
         with pytest.raises(watch.Interruption) as stop:
             job.run(_compose(*options), tmp_path / "cut", resume=k > 0)
         assert stop.value.code == 143
         assert json.loads((tmp_path / "cut" / "summary.json").read_text())["status"] == "interrupted"
         with (tmp_path / "cut" / "metrics.jsonl").open("a") as metrics:
             metrics.write('{"step": 1000.0, "half a li')  # a kill may leave rows past the checkpoint
-    monkeypatch.setattr(job, "watch", real)
+    monkeypatch.setattr(session, "watch", real)
     job.run(_compose(*options), tmp_path / "cut", resume=True)
     assert _arrays(tmp_path / "cut") == _arrays(tmp_path / "whole")
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("cut", "whole")]
@@ -200,14 +200,14 @@ def test_what_auto_chose_is_resolved_once_and_a_resume_goes_on_with_it(tmp_path,
     assert summary["expected_low"] < summary["expected_distance"] < summary["expected_high"]
     assert {"distance", "distance_sd", "distance_fit", "suboptimality", "ill_determined"} <= set(summary)
 
-    def stopping(snapshots, *, asked, **rest):
-        for k, snapshot in enumerate(watch.watch(snapshots, asked=asked, **rest)):
+    def stopping(snapshots, *, came, **rest):
+        for k, snapshot in enumerate(watch.watch(snapshots, came=came, **rest)):
             if k == 5:
-                asked.append(15)
+                came.asked.append(15)
             yield snapshot
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "watch", stopping)
+        patch.setattr(session, "watch", stopping)
         with pytest.raises(watch.Interruption):
             job.run(whole, tmp_path / "cut")
     resolved = OmegaConf.create(read_checkpoint(tmp_path / "cut")["config"])

@@ -28,8 +28,8 @@ def _steps(sent):
 
 
 def _run(sent, events, folder):
-    with signals() as asked:
-        options = {"start": 0, "every": 1e9, "asked": asked, "folder": folder}
+    with signals() as came:
+        options = {"start": 0, "every": 1e9, "came": came, "folder": folder}
         for _ in watch(_steps(sent), steps=10, save=lambda at: events.append(f"saved {at.step}"), **options):
             pass
     events.append("end")

@@ -31,7 +31,6 @@ def lntrain(tmp_path, monkeypatch, capfd):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["lntrain", "-m", BASIC, *map(str, arguments)])
-        cli._codes.clear()
         GlobalHydra.instance().clear()
         with pytest.raises(SystemExit) as stop:
             cli.main()

@@ -18,18 +18,18 @@ STEPS = {"torch": 12_000, "fused": 4_000_000}  # a second or two of each engine
 # a life that is to be cut short waits, at a share of its steps, for the signal: the machine may be as fast as it likes
 HELD = """
 import sys, time
-from lntrain.experiments import train as job
-share, watch = float(sys.argv.pop()), job.watch
+from lntrain.runs import session
+share, watch = float(sys.argv.pop()), session.watch
 
-def held(snapshots, *, steps, asked, **options):
+def held(snapshots, *, steps, came, **options):
     def waiting():
         for snapshot in snapshots:
-            while snapshot.step > share * steps and not asked:
+            while snapshot.step > share * steps and not came.asked:
                 time.sleep(0.01)
             yield snapshot
-    return watch(waiting(), steps=steps, asked=asked, **options)
+    return watch(waiting(), steps=steps, came=came, **options)
 
-job.watch = held
+session.watch = held
 from lntrain.cli import main; main()
 """
 RUN = [

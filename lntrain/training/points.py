@@ -1,0 +1,41 @@
+"""Steps that lie evenly in the logarithm: those that every loop reports."""
+
+from __future__ import annotations
+
+POINTS_PER_OCTAVE = 4  # where nothing else is asked
+LARGE, APART = 200_000, 1600  # numbers of X from which on metrics cost as much as some 80 steps, and steps between them
+
+
+def log_spaced(steps: int, per_octave: int, *, octaves: int | None = None, period: int = 1) -> list[int]:
+    """`steps`, and so many an octave below it down to 1 (or `octaves` below), each at whole periods; falling, repeated.
+
+    >>> log_spaced(16, 1), log_spaced(9, 1, period=2), log_spaced(1000, 2, octaves=1)
+    ([16, 8, 4, 2, 1], [8, 4, 2, 0], [1000, 707, 500])
+    """
+    back = steps.bit_length() - 1 if octaves is None else min(octaves, steps.bit_length())
+    return [int(steps * 2 ** (-k / per_octave)) // period * period for k in range(per_octave * back + 1)]
+
+
+def points(steps: int, per_octave: int | None, *, size: int = 0, period: int = 1) -> str | list[int]:
+    """The steps to report, so many an octave, evenly in the logarithm; "log" is `train`'s own choice.
+
+    Where X holds `size` > LARGE numbers they lie at least APART steps apart, so that metrics cost a twentieth of the
+    steps at most; and at whole pairs of antithetic noise (`period` 2).
+
+    >>> points(100, 1), points(4000, 1, size=10**6, period=2)
+    ([100, 50, 25, 12, 6, 3, 1], [4000, 2000])
+    """
+    check(per_octave)
+    if per_octave is None and size <= LARGE:
+        return "log"
+    apart, kept = APART if size > LARGE else 1, [steps]
+    for step in log_spaced(steps, per_octave or POINTS_PER_OCTAVE, period=period)[1:]:
+        if step >= apart and kept[-1] - step >= apart:
+            kept.append(step)
+    return kept
+
+
+def check(per_octave: int | None) -> None:
+    """Refuse fewer than one point an octave."""
+    if per_octave is not None and per_octave < 1:
+        raise ValueError(f"points_per_octave={per_octave} must be at least 1")
