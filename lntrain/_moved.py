@@ -46,6 +46,14 @@ def warn(old: str, new: str, *, stacklevel: int = 3) -> None:
     warnings.warn(f"{old} is {new} now: the old name goes with the next release", FutureWarning, stacklevel=stacklevel)
 
 
+def sampling_named(word: str | None) -> str | None:
+    """Today's word for a way of sampling."""
+    if word not in SAMPLINGS:
+        return word
+    warn(f"sampling={word!r}", repr(SAMPLINGS[word]), stacklevel=4)
+    return SAMPLINGS[word]
+
+
 def renamed(function: Callable[P, T]) -> Callable[P, T]:
     """`function`, which also takes its keyword arguments by their former names.
 

@@ -17,7 +17,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lntrain.runs import config, folders
+from lntrain.runs import config, folders, former
 from lntrain.runs.files import read_checkpoint, write_json
 from lntrain.runs.watch import Interruption
 from lntrain.sweeps import launchers, sweeper
@@ -185,8 +185,7 @@ def _resume(arguments: list[str]) -> int:
         raise Mistake("resume=FOLDER goes with steps=N alone: everything else comes from the folder's checkpoint")
     folder = Path(options["resume"])
     checkpoint = read_checkpoint(folder)
-    cfg = OmegaConf.create(checkpoint["config"])
-    assert isinstance(cfg, DictConfig)
+    cfg = cast(DictConfig, OmegaConf.create(former.configuration(checkpoint["config"])))
     if "steps" in options:
         if cfg.task != "train":
             raise Mistake(
@@ -196,7 +195,7 @@ def _resume(arguments: list[str]) -> int:
             raise Mistake(
                 f"steps={options['steps']} must be a whole number, at least the {checkpoint['state']['step']} done"
             )
-        cfg = OmegaConf.merge(cfg, {"steps": int(options["steps"])})
+        cfg = cast(DictConfig, OmegaConf.merge(cfg, {"steps": int(options["steps"])}))
     with folders.lock(folder):
         own = identity_of(cfg)
         if "steps" not in options:  # the checkpoint holds the numbers that "auto" chose: the same configuration
@@ -214,7 +213,7 @@ def _check_multirun(arguments: list[str]) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    arguments = sys.argv[1:]
+    sys.argv[1:] = arguments = former.arguments(sys.argv[1:])
     _settle()
     _register()
     os.environ.setdefault(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the problems are tiny: threads only add noise to the timing
 
@@ -148,3 +149,22 @@ def _equal(first, second):
 def equal():
     """Whether two lists of tensors are the same bit for bit."""
     return _equal
+
+
+@pytest.fixture
+def lntrain(tmp_path, monkeypatch, capfd):
+    """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
+
+    from hydra.core.global_hydra import GlobalHydra
+
+    from lntrain import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lntrain", *map(str, arguments)])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, *capfd.readouterr()
+
+    monkeypatch.chdir(tmp_path)
+    return run

@@ -8,27 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
-
-from lntrain import cli
 
 SMALL = ["problem.n=12", "problem.d=8", "problem.k=2", "model.replicas=null"]
 RUN = [*SMALL, "optimizer.lr=0.002", "penalty.alpha_ratio=0.2", "steps=60"]
-
-
-@pytest.fixture
-def lntrain(tmp_path, monkeypatch, capfd):
-    """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lntrain", *map(str, arguments)])
-        GlobalHydra.instance().clear()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code, *capfd.readouterr()
-
-    monkeypatch.chdir(tmp_path)
-    return run
 
 
 def _summary(folder):
@@ -112,7 +94,7 @@ MISTAKES = {
     "momentum of one": (["optimizer.momentum=1.0"], "momentum=1.0"),
     "nesterov without momentum": (["optimizer.nesterov=true"], "Nesterov"),
     "negative weight decay": (["optimizer.weight_decay=-1"], "weight_decay=-1"),
-    "a loss of nothing": (["loss_scale=0"], "loss_scale=0"),
+    "a loss of nothing": (["loss_constant=0"], "loss_constant=0"),
     "init of zero": (["model.init=0"], "init=0"),
     "init is a word": (["model.init=tiny"], "init"),
     "no replicas": (["model.replicas=0"], "replicas=0"),
@@ -122,7 +104,7 @@ MISTAKES = {
     "rho of one": (["problem.design=correlated", "problem.rho=1"], "rho=1"),
     "one column scale": (["problem.column_scales=[1]"], "column_scales"),
     "an unknown experiment": (["experiment=figure9"], "figure9"),
-    "an accuracy of zero": (["accuracy=0"], "accuracy=0"),
+    "a distance of zero": (["target_distance=0"], "target_distance=0"),
     # data
     "no path": (["problem=file"], "problem.path"),
     "no such file": ([*CSV, "problem.path=nowhere.csv"], "no file 'nowhere.csv'"),

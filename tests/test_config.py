@@ -170,7 +170,7 @@ def test_a_misspelt_key_is_refused_by_name(override):
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=zero", "noise.std=loud", "model.depth=2.5", "budget=lots", "problem.n=many", "loss_scale=[1]"],
+    ["seed=zero", "noise.std=loud", "model.depth=2.5", "budget=lots", "problem.n=many", "loss_constant=[1]"],
 )
 def test_a_wrong_type_is_refused_by_name(override):
     with pytest.raises(ConfigCompositionException) as error:

@@ -139,7 +139,7 @@ def run(case: Case, seeds: list[int], steps: int, snapshots: Iterable[int] = (),
         steps,
         batch_size=dynamics.batch_size,
         sampling=dynamics.sampling,
-        loss_constant=dynamics.loss_scale,
+        loss_constant=dynamics.loss_constant,
         snapshots=snapshots,
     )
     return (snapshot for snapshot in taken if snapshot.scheduled)

@@ -67,10 +67,10 @@ INIT = Dynamics(init=0.5)
 def samplings(at: At) -> Outcome:
     """lambda_j = a lr s^2 c_j / (2 b) for whole batches and for b rows, however they are drawn."""
     batch = {
-        name: replace(INIT, batch_size=8, sampling=name) for name in ("replacement", "without", "shuffle", "haochen")
+        name: replace(INIT, batch_size=8, sampling=name) for name in ("replacement", "without", "shuffle", "noisy_rows")
     }
     settings = {"full": (INIT, 0.0025)} | {f"{name}, b=8": (dynamics, 0.0025) for name, dynamics in batch.items()}
-    one = {f"{name}, b=1": (replace(batch[name], batch_size=1), 0.0005) for name in ("replacement", "haochen")}
+    one = {f"{name}, b=1": (replace(batch[name], batch_size=1), 0.0005) for name in ("replacement", "noisy_rows")}
     return table(at, settings | one)
 
 
@@ -132,9 +132,9 @@ def parametrisations(at: At) -> Outcome:
         at,
         {
             "difference, half MSE": (INIT, 0.0025),
-            "square, c=1/4 (the paper)": (replace(INIT, parametrisation="square", loss_scale=0.25), 0.005),
+            "square, c=1/4 (the paper)": (replace(INIT, parametrisation="square", loss_constant=0.25), 0.005),
             "u * v, half MSE": (replace(INIT, parametrisation="hadamard"), 0.005),
-            "difference, torch's MSELoss": (replace(INIT, loss_scale=1.0), 0.00125),
+            "difference, torch's MSELoss": (replace(INIT, loss_constant=1.0), 0.00125),
         },
     )
 

@@ -17,7 +17,7 @@ from lntrain.penalty import formula as penalties
 from lntrain.theory import laws, regime
 from lntrain.theory.dynamics import Dynamics
 
-PAPER = Dynamics(parametrisation="square", loss_scale=0.25, init=0.1)  # beta = w^2, loss constant 1/4: a = 1
+PAPER = Dynamics(parametrisation="square", loss_constant=0.25, init=0.1)  # beta = w^2, loss constant 1/4: a = 1
 MARGIN = 0.05
 
 
@@ -73,7 +73,7 @@ def theorem_3(at: At) -> Outcome:
     problem, found = paper_problem(at)
     given = at_level(problem, 1.1 * found.delta_plus, 0.002)
     rate = laws.predicted_exponents(
-        problem.X, problem.y, given.lasso, lr=given.lr, parametrisation="square", loss_scale=0.25
+        problem.X, problem.y, given.lasso, lr=given.lr, parametrisation="square", loss_constant=0.25
     ).numpy()[0]
     steps = int(500 / float(np.abs(rate).max()))  # the fastest reaches e^-500, still a number
     seen = falls(given, at.seeds(at.pick(16, 64)), steps, 4)[:, 0]
@@ -113,7 +113,7 @@ def theorem_4(at: At) -> Outcome:
         sds.append(np.sqrt((around**2).mean((0, 2)) / float(given.lasso.coef[on].mean())))
         means.append(distances(torch.from_numpy(kept.coef.mean(0)), given.lasso.coef))
     rate = laws.predicted_exponents(
-        problem.X, problem.y, given.effective(), lr=given.lr, parametrisation="square", loss_scale=0.25
+        problem.X, problem.y, given.effective(), lr=given.lr, parametrisation="square", loss_constant=0.25
     )
     off = rate[0].numpy()[~on]
     seen = falls(given, at.seeds(64, "decay"), int(500 / float(np.abs(off).max())), 3)[:, 0][:, ~on]

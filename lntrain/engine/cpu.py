@@ -39,7 +39,7 @@ def applies(run: Run) -> str | None:
         return f"X is {run.X.layout} on {run.X.device}, not dense or CSR on the CPU"
     if (reason := supported(run)) is not None:
         return reason
-    rows_alone = run.batch_size == 1 and run.sampling not in ("full", "haochen")
+    rows_alone = run.batch_size == 1 and run.sampling not in ("full", "noisy_rows")
     if run.X.layout == torch.sparse_csr and not (_plain(run) and rows_alone):
         return "a sparse X needs batch_size=1, depth 2, no momentum and no weight decay"
     return None
@@ -105,7 +105,7 @@ def _segment(run: Run, X: Any, stop: int) -> None:
     rules, pairs = [_rule(run, float(ratio)) for ratio in ratios], run.keys()
     keys = [np.uint64(stream_key(*pair)) for pair in pairs]
     std = [(s * levels).astype(dtype) for s in stds]
-    rows = len(run.y) if run.sampling in ("full", "haochen") else run.batch_size
+    rows = len(run.y) if run.sampling in ("full", "noisy_rows") else run.batch_size
     where = (run.step, run.noise_step, count, rates)
     if not isinstance(X, tuple) and rows * run.X.shape[1] * dtype.itemsize >= wide.WIDE_BYTES:
         wide.run_steps(X, y, rules, states, keys, *where, std, first)
@@ -166,7 +166,7 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
     assert isinstance(model, DiagonalLinear)
     real = np.float64 if run.X.dtype == torch.float64 else np.float32
     noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
-    rows = n if run.sampling in ("full", "haochen") else run.batch_size
+    rows = n if run.sampling in ("full", "noisy_rows") else run.batch_size
     return kernels.Rule(
         parametrisation=_PARAMETRISATIONS[model.parametrisation],
         depth=model.depth,
@@ -174,7 +174,9 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
         paired=run.noise.period == 2,
         sampling=SAMPLINGS.index(run.sampling),
         batch_size=run.batch_size,
-        scale=real((4 if _plain(run) and model.parametrisation != "hadamard" else 2) * run.loss_scale / rows * ratio),
+        scale=real(
+            (4 if _plain(run) and model.parametrisation != "hadamard" else 2) * run.loss_constant / rows * ratio
+        ),
         spread=real(n / run.batch_size),
         momentum=real(group["momentum"]),
         damping=real(1 - group["dampening"]),
@@ -202,7 +204,7 @@ def _vectors(run: Run) -> int:
     n, d = run.X.shape
     if _bare(run):
         return panels.width(n, d, run.X.dtype.itemsize)
-    if run.sampling not in ("full", "haochen") and run.batch_size == 1 and run.X.nbytes <= COPY_BYTES:
+    if run.sampling not in ("full", "noisy_rows") and run.batch_size == 1 and run.X.nbytes <= COPY_BYTES:
         return singles.width(d, run.X.dtype.itemsize)
     return 0
 

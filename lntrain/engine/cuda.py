@@ -152,14 +152,14 @@ class DeviceSteps:
 
     def _gradient(self, beta: Tensor, noise: Tensor) -> Tensor:
         """(R, d), in beta; the noise joins its sum as it falls on all n labels."""
-        X, y, c, sampling = self.run.X, self.run.y, 2 * self.run.loss_scale, self.run.sampling
+        X, y, c, sampling = self.run.X, self.run.y, 2 * self.run.loss_constant, self.run.sampling
         if sampling == "full":
             self.noise_sum.add_(noise)
             return (beta @ X.mT - (y + noise)) @ X * (c / len(y))
         rows, spread = self._now(self.rows), len(y) / self.run.batch_size
         fallen = torch.zeros(len(noise), len(y), dtype=X.dtype, device=X.device).scatter_add_(1, rows, noise) * spread
         self.noise_sum.add_(fallen)
-        if sampling == "haochen":
+        if sampling == "noisy_rows":
             return (beta @ X.mT - (y + fallen)) @ X * (c / len(y))
         x = X[rows]
         residual = (x @ beta[..., None]).squeeze(-1) - (y[rows] + noise)

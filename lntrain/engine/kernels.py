@@ -15,7 +15,7 @@ from lntrain.noise.philox import fill_normals, fill_words
 
 DIFFERENCE, SQUARE, HADAMARD = 0, 1, 2
 NONE, GAUSSIAN, RADEMACHER = 0, 1, 2
-FULL, REPLACEMENT, WITHOUT, SHUFFLE, HAOCHEN = 0, 1, 2, 3, 4  # as stream.SAMPLINGS counts; 1 to 3 as fill_rows does
+FULL, REPLACEMENT, WITHOUT, SHUFFLE, NOISY_ROWS = 0, 1, 2, 3, 4  # as stream.SAMPLINGS counts; 1 to 3 as fill_rows does
 
 STRETCH = 4096  # numbers of noise drawn at a time: they and X of (40, 100) stay in the first cache
 L1_BYTES, L2_BYTES = 32_768, 1_500_000  # of the caches, for the number of rows taken together
@@ -32,7 +32,7 @@ class Rule(NamedTuple):
     paired: bool
     sampling: int
     batch_size: int
-    scale: Any  # 2 loss_scale / rows: of the gradient; twice that in plain steps where d beta / dw = 2w
+    scale: Any  # 2 loss_constant / rows: of the gradient; twice that in plain steps where d beta / dw = 2w
     spread: Any  # n / batch size: of a label's noise in the mean
     momentum: Any
     damping: Any  # 1 - dampening
@@ -175,13 +175,13 @@ def label(rule, y, unit, draw, std, rows, first, width, target, total):  # type:
     if rule.sampling == FULL:
         simd.add_noise(y, unit, draw, std, target, total)  # type: ignore[call-arg]
         return
-    if rule.sampling == HAOCHEN:
+    if rule.sampling == NOISY_ROWS:
         for i in range(total.shape[0]):
             target[i] = y[i]
     for i in range(width):
         row, noise = rows[first + i], std * target.dtype.type(unit[draw + i])
         total[row] += rule.spread * noise
-        if rule.sampling == HAOCHEN:
+        if rule.sampling == NOISY_ROWS:
             target[row] += rule.spread * noise
         else:
             target[first + i] = y[row] + noise

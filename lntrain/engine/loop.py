@@ -35,7 +35,7 @@ def _step(run: Run, X: Tensor, rows: Tensor | None) -> None:
     output = run.model(x)
     if output.shape != targets.shape:
         output = output.reshape(targets.shape)
-    losses = run.loss_scale * (output - targets).square().mean(-1)
+    losses = run.loss_constant * (output - targets).square().mean(-1)
     ratio = run.optimizer.param_groups[0].get("lr_ratio")
     if ratio is not None:  # torch's step has one lr: each replica's loss bears its own
         losses = losses * torch.tensor(ratio, dtype=losses.dtype, device=losses.device)
@@ -56,7 +56,7 @@ def _noisy_batch(run: Run, X: Tensor, rows: Tensor | None) -> tuple[Tensor, Tens
     picked = y[rows]
     noise = _perturb(run, torch.zeros_like(picked), many)
     spread = torch.zeros_like(whole).scatter_add(-1, rows, noise) * (len(y) / run.batch_size)
-    if run.sampling == "haochen":
+    if run.sampling == "noisy_rows":
         return X, whole + spread, spread
     return X[rows], picked + noise, spread
 

@@ -28,7 +28,7 @@ class Run:
     y: Tensor
     batch_size: int
     sampling: str
-    loss_scale: float
+    loss_constant: float
     lr_schedule: Schedule | None = None
     step: int = 0
     base_lr: list[float] = field(default_factory=list)

@@ -14,7 +14,7 @@ from lntrain.engine import panels, simd, singles
 from lntrain.engine.kernels import (
     DIFFERENCE,
     FULL,
-    HAOCHEN,
+    NOISY_ROWS,
     SQUARE,
     STRETCH,
     begin,
@@ -56,7 +56,7 @@ def empty(rule, n, dtype):  # type: ignore[no-untyped-def]
     every = 2 if rule.paired else 1  # steps that share their draws
     draws = np.zeros(size // every * width + simd.VECTOR_BYTES, np.float32)  # its last vector may reach beyond
     unit, rows = draws[: size // every * width].reshape(-1, width), np.empty((size, width), np.int64)
-    index = np.arange(n) if rule.sampling == FULL or rule.sampling == HAOCHEN else rows.reshape(-1)
+    index = np.arange(n) if rule.sampling == FULL or rule.sampling == NOISY_ROWS else rows.reshape(-1)
     room = np.zeros((3, index.shape[0] + simd.VECTOR_BYTES), dtype)
     return unit, rows, Drawn(draws, rows.reshape(-1), index, room[0], room[1], room[2])
 
@@ -68,7 +68,7 @@ def refill(rule, unit, rows, n, start, key):  # type: ignore[no-untyped-def]
     every = 2 if rule.paired else 1
     draw(rule, unit, start // every, key)
     if rule.sampling != FULL:
-        fill_rows(rows, start, every, n, 1 if rule.sampling == HAOCHEN else rule.sampling, key)
+        fill_rows(rows, start, every, n, 1 if rule.sampling == NOISY_ROWS else rule.sampling, key)
 
 
 @nb.njit(error_model="numpy")
@@ -81,7 +81,7 @@ def piece(values, first, count):  # type: ignore[no-untyped-def]
 @nb.njit(forceinline=True, error_model="numpy")
 def extent(rule, n, t):  # type: ignore[no-untyped-def]
     """Where step t's rows begin in the index, and how many they are."""
-    whole = rule.sampling == FULL or rule.sampling == HAOCHEN
+    whole = rule.sampling == FULL or rule.sampling == NOISY_ROWS
     return (0, n) if whole else (t * rule.batch_size, rule.batch_size)
 
 
@@ -168,7 +168,7 @@ def _block(X, vectors, y, rule, state, drawn, t, rates, stds, new):  # type: ign
     """len(rates) steps within a block, by the leanest code that fits."""
     if X.ndim == 3:
         panels.block(X, vectors, y, rule, state, drawn, t, rates, stds)
-    elif len(vectors) > 0 or (plain(rule) and rule.batch_size == 1 and FULL < rule.sampling < HAOCHEN):
+    elif len(vectors) > 0 or (plain(rule) and rule.batch_size == 1 and FULL < rule.sampling < NOISY_ROWS):
         singles.block(X, vectors, y, rule, state, drawn, t, rates, stds)
     elif not plain(rule) or rule.sampling != FULL:
         _steps(X, y, rule, state, drawn, t, rates, stds, new)

@@ -38,9 +38,7 @@ def build(cfg: DictConfig) -> Study:
     if cfg.data is None or cfg.network is None:
         raise ValueError("task=classification needs data=... and network=...: e.g. experiment=digits")
     images: Images = instantiate(cfg.data, _convert_="all")
-    given, criterion = noise_in(cfg), criterion_of(cfg)
-    options = {"num_classes": images.num_classes} if str(cfg.noise._target_).endswith(LabelFlips.__name__) else {}
-    noise = given(**options)  # type: ignore[operator]
+    noise, criterion = noise_in(cfg, images.num_classes), criterion_of(cfg)
     one_hot = functional.one_hot(images.y, images.num_classes).to(images.X.dtype)
     expected = expected_targets(one_hot, noise)
     classes = isinstance(noise, LabelFlips) and criterion is functional.cross_entropy  # the same draws, faster

@@ -69,9 +69,9 @@ def _grid(cfg: DictConfig, problem: Problem) -> NDArray[np.float64]:
 
 
 def _plan(cfg: DictConfig, setting: Setting, problem: Problem, alpha: float) -> Plan:
-    """One penalty's step size, std, certified Lasso and steps: its distance within cfg.accuracy."""
+    """One penalty's step size, std, certified Lasso and steps: its distance within cfg.target_distance."""
     wish: dict[str, Any] = {"lr": build.number(cfg, "optimizer.lr"), "steps": build.number(cfg, "steps", whole=True)}
-    judged: dict[str, Any] = {"accuracy": cfg.accuracy, "tail": setting.average == "tail"}
+    judged: dict[str, Any] = {"target_distance": cfg.target_distance, "tail": setting.average == "tail"}
     dynamics = build.dynamics_of(cfg, setting)
     return make_plan(problem, dynamics, alpha=alpha, corrected=setting.corrected, **wish, **judged)
 

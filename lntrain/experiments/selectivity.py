@@ -18,7 +18,7 @@ from lntrain.experiments.study import noise_in, seeds_of, steps_of
 from lntrain.models.networks import seeded
 from lntrain.models.quadratic import quadratic
 from lntrain.models.replicas import Replicas, Rows, squared_loss
-from lntrain.noise.labels import Noise, NoNoise
+from lntrain.noise.labels import NoNoise
 from lntrain.runs.history import Curves
 
 METRICS = {
@@ -60,7 +60,7 @@ def build(cfg: DictConfig) -> Study:
     X, y = (torch.stack(part) for part in zip(*data, strict=True))
     rows = Rows(X[:, : options.n], y[:, : options.n], own=True)
     X_test, y_test = X[:, options.n :], y[:, options.n :]
-    noise: Noise = noise_in(cfg)()  # type: ignore[operator]
+    noise = noise_in(cfg)
 
     def measure(_: Arm, networks: Replicas) -> dict[str, list[float]]:
         with torch.no_grad():
@@ -84,7 +84,7 @@ def build(cfg: DictConfig) -> Study:
         f"runs      {len(trained)} arms of {len(data)} seeds, {cfg.steps} steps, lr={cfg.optimizer.lr}, "
         f"std={cfg.noise.std}, batches of {cfg.batch_size}"
     )
-    criterion = partial(squared_loss, scale=cfg.loss_scale)
+    criterion = partial(squared_loss, scale=cfg.loss_constant)
     return Study(said, trained, criterion, measure, partial(_table, steps_of(cfg)), partial(_draw, cfg))
 
 

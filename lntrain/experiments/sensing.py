@@ -17,7 +17,7 @@ from lntrain.experiments.arms_board import pm, spread, table
 from lntrain.experiments.study import anneal_start, noise_in, seeds_of, steps_of
 from lntrain.models.networks import MatrixSensing
 from lntrain.models.replicas import Replicas, Rows, squared_loss
-from lntrain.noise.labels import Noise, NoNoise
+from lntrain.noise.labels import NoNoise
 from lntrain.runs.history import Curves
 
 NOISE, GD, SMALL = "label noise", "GD, the same start", "GD, a small start"
@@ -27,7 +27,7 @@ def build(cfg: DictConfig) -> Study:
     """cfg -> for each number of measurements: label noise, GD from the same start, and GD from a small one."""
     options, seeds = cfg.matrix_sensing, seeds_of(cfg)
     symmetric = options.parametrisation == "difference"
-    noise: Noise = noise_in(cfg)()  # type: ignore[operator]
+    noise = noise_in(cfg)
     truth = torch.stack([sensing_problem(options.d, options.rank, 1, symmetric=symmetric, seed=s)[2] for s in seeds])
 
     def network(seed: int, *, init: float) -> nn.Module:
@@ -57,7 +57,7 @@ def build(cfg: DictConfig) -> Study:
         f"problem   a {d} x {d} matrix of rank {options.rank}: {freedom} free numbers of {whole}; {list(options.measurements)} measurements\n"
         f"runs      {len(trained)} arms of {len(seeds)} seeds, {cfg.steps} steps, lr={cfg.optimizer.lr}, std={cfg.noise.std}"
     )
-    criterion = partial(squared_loss, scale=cfg.loss_scale)
+    criterion = partial(squared_loss, scale=cfg.loss_constant)
     return Study(said, trained, criterion, measure, partial(_table, cfg), partial(_draw, cfg))
 
 

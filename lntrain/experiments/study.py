@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from torch.nn import functional
 
 from lntrain.models.replicas import Criterion, squared_loss
-from lntrain.noise.labels import Noise
-from lntrain.runs.build import number
+from lntrain.noise.labels import LabelFlips, Noise
+from lntrain.runs.build import kind_of_noise, number
 from lntrain.training.ensemble import Anneal, schedule
 from lntrain.training.points import check
 
@@ -30,13 +30,16 @@ def seeds_of(cfg: DictConfig) -> list[int]:
     return [cfg.seed + r for r in range(replicas)]
 
 
-def noise_in(cfg: DictConfig) -> Noise:
-    """The noise of the group `noise` with the numbers given, its schedule included."""
+def noise_in(cfg: DictConfig, classes: int | None = None) -> Noise:
+    """The noise of the group `noise` with the numbers given, its schedule included; flips are among `classes`."""
     options = {"schedule": cfg.noise.schedule or None, "std": cfg.noise.std, "p": cfg.noise.p}
     given = {key: value for key, value in options.items() if value is not None}
     if not {"std", "p"} & set(given):
         raise ValueError("noise.std is not given: it is a standard deviation (or noise.p with noise=flips)")
-    noise: Noise = instantiate({"_target_": cfg.noise._target_, **given}, _partial_=True, _convert_="all")
+    if classes is not None and kind_of_noise(cfg) is LabelFlips:
+        given["num_classes"] = classes
+    make = instantiate({"_target_": cfg.noise._target_, **given}, _partial_=True, _convert_="all")
+    noise: Noise = make()  # so that a mistake is the constructor's own line
     return noise
 
 
@@ -63,7 +66,7 @@ def anneal_start(cfg: DictConfig) -> int:
 
 def criterion_of(cfg: DictConfig) -> Criterion:
     """(output, target rows) -> mean loss."""
-    squared = partial(squared_loss, scale=cfg.loss_scale)
+    squared = partial(squared_loss, scale=cfg.loss_constant)
     choices: dict[str, Criterion] = {"cross_entropy": functional.cross_entropy, "squared": squared}
     name = cfg.classification.loss
     if name not in choices:

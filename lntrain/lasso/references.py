@@ -271,7 +271,7 @@ def self_consistent_lasso(
         math.inf,
         None if options.get("sampling") != "shuffle" else torch.zeros(len(y), dtype=torch.float64),
     )
-    moved = {k: options[k] for k in ("batch_size", "parametrisation", "loss_scale") if k in options}
+    moved = {k: options[k] for k in ("batch_size", "parametrisation", "loss_constant") if k in options}
     for k in range(1, iterations + 1):
         try:
             lasso = weighted_lasso(X, y if shift is None else y - shift.numpy(), penalty, start=coef)

@@ -14,9 +14,10 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from lntrain._moved import sampling_named
 from lntrain.noise.compiled import compiled
 
-SAMPLINGS = ("full", "replacement", "without", "shuffle", "haochen")
+SAMPLINGS = ("full", "replacement", "without", "shuffle", "noisy_rows")
 
 _NOISE, _ROWS, _EPOCH = 0, 1, 2  # what a draw is for: each purpose has numbers of its own
 
@@ -233,7 +234,7 @@ def sampled_rows(
     """Rows of X that the batches of steps start..stop-1 read.
 
     Args:
-        sampling: "replacement", "haochen" (the rows whose labels are noisy), "without" (distinct
+        sampling: "replacement", "noisy_rows" (the rows whose labels are noisy), "without" (distinct
             within a batch) or "shuffle" (distinct within an epoch).
         every: steps that share their rows: 2 for antithetic pairs.
 
@@ -241,13 +242,14 @@ def sampled_rows(
         (stop - start, batch_size) int64.
     """
     out = np.empty((stop - start, batch_size), np.int64)
-    code = {"replacement": 1, "haochen": 1, "without": 2, "shuffle": 3}[sampling]
+    code = {"replacement": 1, "noisy_rows": 1, "without": 2, "shuffle": 3}[sampling]
     fill_rows(out, start, every, n, code, np.uint64(stream_key(seed, stream)))
     return out
 
 
 def check_sampling(n: int, batch_size: int | None, sampling: str | None) -> tuple[int, str]:
     """(batch size, sampling) with the defaults filled in, or one clear line."""
+    sampling = sampling_named(sampling)
     if sampling is not None and sampling not in SAMPLINGS:
         raise ValueError(f"sampling={sampling!r} is unknown: choose one of {', '.join(SAMPLINGS)}")
     if batch_size is None:

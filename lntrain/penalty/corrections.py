@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lntrain._moved import renamed
 from lntrain.data.design import Design
 from lntrain.noise.labels import check_std
 from lntrain.noise.philox import check_sampling
@@ -31,7 +32,7 @@ def sampling_variance(X: Any, residuals: Any, *, batch_size: int | None = None, 
     """What the choice of rows adds to V_j, the variance of the noise in g_j.
 
     (f/b) ((1/n) sum_i r_i^2 x_ij^2 - g_j^2), g = X^T r / n; f = 1 with replacement, (n-b)/(n-1) without and
-    with epoch reshuffling (which does more: `shuffle_shift`); 0 for "full" and "haochen", which read all rows.
+    with epoch reshuffling (which does more: `shuffle_shift`); 0 for "full" and "noisy_rows", which read all rows.
 
     Args:
         X: (n, d) design.
@@ -56,12 +57,13 @@ def sampling_variance(X: Any, residuals: Any, *, batch_size: int | None = None, 
         raise ValueError(f"residuals have shape {tuple(r.shape)}: X has {len(X)} rows, give (n,) or (K, n)")
     b, sampling = check_sampling(len(X), batch_size, sampling)
     n = len(X)
-    f = {"full": 0.0, "haochen": 0.0, "replacement": 1.0}.get(sampling, (n - b) / (n - 1))
+    f = {"full": 0.0, "noisy_rows": 0.0, "replacement": 1.0}.get(sampling, (n - b) / (n - 1))
     within = r.square().mean(0) @ X.square() / n - (r @ X / n).square().mean(0)
     added: Tensor = f / b * within.clamp_min(0.0)
     return added
 
 
+@renamed
 def shuffle_shift(
     X: Any,
     y: Any,
@@ -70,7 +72,7 @@ def shuffle_shift(
     lr: float,
     batch_size: int,
     parametrisation: str = "difference",
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
 ) -> Tensor:
     """What epoch reshuffling does beside its variance: training solves the Lasso for y - shift.
 
@@ -79,7 +81,7 @@ def shuffle_shift(
 
     Args:
         X: (n, d). y: (n,). coef: (d,) the solution, about which the shift is taken.
-        lr, batch_size, parametrisation, loss_scale: as for `effective_penalty`, without momentum.
+        lr, batch_size, parametrisation, loss_constant: as for `effective_penalty`, without momentum.
 
     Returns:
         (n,) float64, in the units of y: g_j + X_j.shift/n + lambda_j sign_j = 0 on the support.
@@ -94,11 +96,12 @@ def shuffle_shift(
     y, beta = (torch.as_tensor(v, dtype=torch.float64).detach().cpu() for v in (y, coef))
     b, n = check_sampling(len(X), batch_size, "shuffle")[0], len(X)
     r, size = X @ beta - y, beta.abs()
-    rate = step_factor(parametrisation, loss_scale) * lr * (n - b) / (n - 1) / b
+    rate = step_factor(parametrisation, loss_constant) * lr * (n - b) / (n - 1) / b
     shift: Tensor = rate * (r * (X.square() @ size) - X @ (size * (X.T @ r / n)))
     return shift
 
 
+@renamed
 def sampling_penalty(
     X: Any,
     residuals: Any,
@@ -107,7 +110,7 @@ def sampling_penalty(
     batch_size: int | None = None,
     sampling: str | None = None,
     parametrisation: str = "difference",
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
     momentum: float = 0.0,
     dampening: float = 0.0,
 ) -> Tensor:
@@ -120,7 +123,7 @@ def sampling_penalty(
 
     Source: theory.md section 3.
     """
-    rate = step_factor(parametrisation, loss_scale) * effective_lr(lr, momentum, dampening)
+    rate = step_factor(parametrisation, loss_constant) * effective_lr(lr, momentum, dampening)
     variance = sampling_variance(X, residuals, batch_size=batch_size, sampling=sampling)
     return 0.5 * float(rate) * variance
 
@@ -146,7 +149,7 @@ def corrected_penalty(
     Source: theory.md sections 3 and 4; to first order in lr.
     """
     penalty = effective_penalty(X, lr=lr, std=std, **options)
-    shared = ("parametrisation", "loss_scale", "momentum", "dampening")
+    shared = ("parametrisation", "loss_constant", "momentum", "dampening")
     if residuals is not None:
         chosen = {k: options[k] for k in (*shared, "batch_size", "sampling") if k in options}
         penalty = penalty + sampling_penalty(X, residuals, lr=lr, **chosen)
@@ -155,6 +158,7 @@ def corrected_penalty(
     return penalty * (1 + finite_step_bias(X, coef, penalty, lr=lr, kurtosis=kurtosis, **chosen))
 
 
+@renamed
 def depth_penalty(
     X: Any,
     *,
@@ -163,15 +167,15 @@ def depth_penalty(
     depth: int,
     batch_size: int | None = None,
     sampling: str | None = None,
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
 ) -> Tensor:
     """The weights kappa_j of depth L's penalty sum_j kappa_j |beta_j|^(2 - 2/L).
 
-    kappa_j = (loss_scale / 2) lr V_j L^2, V_j = std^2 c_j / b, for beta = w_plus^L - w_minus^L; the
+    kappa_j = (loss_constant / 2) lr V_j L^2, V_j = std^2 c_j / b, for beta = w_plus^L - w_minus^L; the
     objective is (1/2n)||y - X beta||^2 + sum_j kappa_j |beta_j|^(2 - 2/L). L = 2 is `effective_penalty`.
 
     Args:
-        depth: L >= 2. X, lr, std, batch_size, sampling, loss_scale: as for `effective_penalty`.
+        depth: L >= 2. X, lr, std, batch_size, sampling, loss_constant: as for `effective_penalty`.
 
     Returns:
         (d,) float64.
@@ -182,11 +186,11 @@ def depth_penalty(
     >>> depth_penalty(torch.ones(4, 1), lr=0.01, std=2.0, depth=2).tolist()
     [0.01]
 
-    Source: theory.md section 6: (loss_scale / 2) lr V f'(w)^2 for any beta = f(w); exact as lr -> 0.
+    Source: theory.md section 6: (loss_constant / 2) lr V f'(w)^2 for any beta = f(w); exact as lr -> 0.
     """
     if not isinstance(depth, int) or depth < 2:
         raise ValueError(f"depth={depth!r} must be a whole number, at least 2")
-    single = effective_penalty(X, lr=lr, std=std, batch_size=batch_size, sampling=sampling, loss_scale=loss_scale)
+    single = effective_penalty(X, lr=lr, std=std, batch_size=batch_size, sampling=sampling, loss_constant=loss_constant)
     return single * (depth / 2) ** 2
 
 
@@ -241,7 +245,7 @@ def plan_steps(
         variance = std**2 * mean_squares(X)[on] / b
         needed = variance / (penalty * kkt_tol).square()
     else:
-        chosen = {k: options[k] for k in ("parametrisation", "loss_scale") if k in options}
+        chosen = {k: options[k] for k in ("parametrisation", "loss_constant") if k in options}
         slow = effective_lr(lr, options.get("momentum", 0.0), options.get("dampening", 0.0))
         way = (beta[on] / init**2).log().abs()
         needed = way / (2 * step_factor(**chosen) * float(slow) * penalty * kkt_tol)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from lntrain._checks import as_float64
+from lntrain._moved import renamed
 from lntrain.data.design import Design
 from lntrain.noise.labels import check_std
 from lntrain.noise.philox import check_sampling
 
-# Multiplicative step w <- w (1 -/+ a lr g): a / loss_scale for each parametrisation with beta quadratic in w.
+# Multiplicative step w <- w (1 -/+ a lr g): a / loss_constant for each parametrisation with beta quadratic in w.
 STEP_FACTOR = {"square": 4.0, "difference": 4.0, "hadamard": 2.0}
 
 
@@ -26,7 +27,8 @@ def mean_squares(X: Any) -> Tensor:
     return Design.of(X).c
 
 
-def step_factor(parametrisation: str = "difference", loss_scale: float = 0.5) -> float:
+@renamed
+def step_factor(parametrisation: str = "difference", loss_constant: float = 0.5) -> float:
     """a of the multiplicative step w <- w (1 -/+ a lr g).
 
     >>> step_factor("difference", 0.25), step_factor("hadamard", 0.5)
@@ -34,9 +36,11 @@ def step_factor(parametrisation: str = "difference", loss_scale: float = 0.5) ->
     """
     if parametrisation not in STEP_FACTOR:
         raise ValueError(f"parametrisation={parametrisation!r} is unknown: choose one of {', '.join(STEP_FACTOR)}")
-    if not (math.isfinite(loss_scale) and loss_scale > 0):
-        raise ValueError(f"loss_constant={loss_scale} must be positive: 0.5 is half the mean square, 0.25 the paper's")
-    return STEP_FACTOR[parametrisation] * loss_scale
+    if not (math.isfinite(loss_constant) and loss_constant > 0):
+        raise ValueError(
+            f"loss_constant={loss_constant} must be positive: 0.5 is half the mean square, 0.25 the paper's"
+        )
+    return STEP_FACTOR[parametrisation] * loss_constant
 
 
 def effective_lr(lr: Any, momentum: float = 0.0, dampening: float = 0.0) -> Any:
@@ -54,26 +58,28 @@ def effective_lr(lr: Any, momentum: float = 0.0, dampening: float = 0.0) -> Any:
 def _variance_to_penalty(
     lr: Any,
     parametrisation: str,
-    loss_scale: float,
+    loss_constant: float,
     momentum: float,
     dampening: float,
     nesterov: bool,
     antithetic: bool,
 ) -> Any:
     """lambda_j / V_j = a lr / 2, with the factors of momentum and of antithetic pairs (theory.md section 3)."""
-    factor = step_factor(parametrisation, loss_scale) * effective_lr(lr, momentum, dampening) / 2
+    factor = step_factor(parametrisation, loss_constant) * effective_lr(lr, momentum, dampening) / 2
     if antithetic:
         factor = factor * ((1 - momentum**2) if nesterov else (1 - momentum))
     return factor
 
 
-def decay_penalty(weight_decay: float, parametrisation: str, loss_scale: float) -> float:
+@renamed
+def decay_penalty(weight_decay: float, parametrisation: str, loss_constant: float) -> float:
     """What weight decay adds to every lambda_j: weight_decay / a."""
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise ValueError(f"weight_decay={weight_decay} must be finite and not negative")
-    return weight_decay / step_factor(parametrisation, loss_scale)
+    return weight_decay / step_factor(parametrisation, loss_constant)
 
 
+@renamed
 def effective_penalty(
     X: Any,
     *,
@@ -88,7 +94,6 @@ def effective_penalty(
     weight_decay: float = 0.0,
     antithetic: bool = False,
     sampling: str | None = None,
-    loss_scale: float | None = None,
 ) -> Tensor:
     """The weighted Lasso that label noise solves, before the first step.
 
@@ -103,7 +108,7 @@ def effective_penalty(
         loss_constant: the loss is (loss_constant / b) sum (x.beta - y)^2; 0.5 here, 0.25 in the paper.
         momentum, dampening, nesterov, weight_decay: torch.optim.SGD's.
         antithetic: noise in pairs eps, -eps.
-        sampling: "full", "replacement", "without", "shuffle" or "haochen".
+        sampling: "full", "replacement", "without", "shuffle" or "noisy_rows".
 
     Returns:
         (d,) float64 lambda in scikit-learn's units, (1/2n)||y - X beta||^2 + sum_j lambda_j |beta_j|;
@@ -118,13 +123,13 @@ def effective_penalty(
     Source: theory.md section 3; Pillaud-Vivien et al., COLT 2022, eq. (8) is a = 1, b = n.
     """
     design = Design.of(X)
-    constant = loss_constant if loss_scale is None else loss_scale
     b, _ = check_sampling(design.shape[0], batch_size, sampling)
-    factor = _variance_to_penalty(lr, parametrisation, constant, momentum, dampening, nesterov, antithetic)
+    factor = _variance_to_penalty(lr, parametrisation, loss_constant, momentum, dampening, nesterov, antithetic)
     power = torch.as_tensor(np.asarray(factor) * np.square(check_std(std)) / b, dtype=torch.float64)
-    return power[..., None] * mean_squares(design) + decay_penalty(weight_decay, parametrisation, constant)
+    return power[..., None] * mean_squares(design) + decay_penalty(weight_decay, parametrisation, loss_constant)
 
 
+@renamed
 def noise_for_penalty(
     X: Any,
     penalty: Any,
@@ -139,7 +144,6 @@ def noise_for_penalty(
     weight_decay: float = 0.0,
     antithetic: bool = False,
     sampling: str | None = None,
-    loss_scale: float | None = None,
 ) -> Any:
     """The std whose effective penalty is this one: the inverse of `effective_penalty`.
 
@@ -160,10 +164,9 @@ def noise_for_penalty(
     2.0
     """
     design = Design.of(X)
-    constant = loss_constant if loss_scale is None else loss_scale
     b, _ = check_sampling(design.shape[0], batch_size, sampling)
-    factor = _variance_to_penalty(lr, parametrisation, constant, momentum, dampening, nesterov, antithetic)
-    decay = decay_penalty(weight_decay, parametrisation, constant)
+    factor = _variance_to_penalty(lr, parametrisation, loss_constant, momentum, dampening, nesterov, antithetic)
+    decay = decay_penalty(weight_decay, parametrisation, loss_constant)
     if isinstance(penalty, (Tensor, np.ndarray)) and np.ndim(penalty) > 0:
         wished, c = torch.as_tensor(penalty, dtype=torch.float64).cpu() - decay, mean_squares(design)
         if wished.shape != c.shape:
@@ -189,12 +192,13 @@ def alpha_max(X: Any, y: Any) -> float:
     return float(((design.X.T @ y).abs() / len(y) / mean_squares(design)).max())
 
 
+@renamed
 def stable_lr(
     X: Any,
     coef: Any,
     *,
     parametrisation: str = "difference",
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
@@ -221,7 +225,7 @@ def stable_lr(
     if batch_size is not None and batch_size < len(X):
         top += max(0.0, float(scaled.square().sum(1).max()) - top) / batch_size
     slack = (1 + momentum) / (1 + 2 * momentum if nesterov else 1 - dampening if momentum else 1.0)
-    return slack / (step_factor(parametrisation, loss_scale) * top)
+    return slack / (step_factor(parametrisation, loss_constant) * top)
 
 
 def gradient_kurtosis(X: Any, noise_kurtosis: float = 3.0, batch_size: int | None = None) -> Tensor:
@@ -237,6 +241,7 @@ def gradient_kurtosis(X: Any, noise_kurtosis: float = 3.0, batch_size: int | Non
     return 3 + (noise_kurtosis * design.kurtosis - 3) / batch_size
 
 
+@renamed
 def finite_step_bias(
     X: Any,
     coef: Any,
@@ -244,7 +249,7 @@ def finite_step_bias(
     *,
     lr: float,
     parametrisation: str = "difference",
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
     momentum: float = 0.0,
     dampening: float = 0.0,
     antithetic: bool = False,
@@ -265,5 +270,5 @@ def finite_step_bias(
     on = beta > 0
     curvature: Tensor = design.gram(on).square() @ beta[on] / mean_squares(design)
     moments: Tensor = (kurtosis - 1.5) * torch.as_tensor(penalty, dtype=torch.float64).cpu()
-    rate = float(step_factor(parametrisation, loss_scale) * effective_lr(lr, momentum, dampening))
+    rate = float(step_factor(parametrisation, loss_constant) * effective_lr(lr, momentum, dampening))
     return rate * ((2.0 if antithetic else 1.0) * curvature + moments)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lntrain.data.problem import Problem
 from lntrain.models.diagonal import DiagonalLinear
-from lntrain.noise.labels import Antithetic, LabelFlips, Noise, RademacherNoise
+from lntrain.noise.labels import Antithetic, LabelFlips, Noise
 from lntrain.noise.schedules import Schedule
 from lntrain.optim.sgd import LabelNoiseSGD
 from lntrain.runs.console import plan_text
@@ -47,9 +47,9 @@ def build(cfg: DictConfig) -> RunSpec:
         raise ValueError(
             f"model.depth={cfg.model.depth} solves no Lasso (its penalty is |beta|^(2 - 2/depth)): use depth=2, or lntrain.train"
         )
-    if not (math.isfinite(cfg.loss_scale) and cfg.loss_scale > 0):
+    if not (math.isfinite(cfg.loss_constant) and cfg.loss_constant > 0):
         raise ValueError(
-            f"loss_scale={cfg.loss_scale:g} must be positive: 0.5 is half the mean square, 0.25 the paper's"
+            f"loss_constant={cfg.loss_constant:g} must be positive: 0.5 is half the mean square, 0.25 the paper's"
         )
     problem: Problem = instantiate(cfg.problem, _convert_="all")
     setting = settle(cfg, problem)
@@ -87,7 +87,7 @@ def training_of(
         steps,
         batch_size=batch_size,
         sampling=sampling,
-        loss_constant=cfg.loss_scale,
+        loss_constant=cfg.loss_constant,
         lr_schedule=lr_schedule_of(cfg),
         engine=cfg.engine,
         state=state,
@@ -111,7 +111,7 @@ def _plan(cfg: DictConfig, setting: Setting, problem: Problem) -> Plan:
     return make_plan(
         problem, several,
         lr=number(cfg, "optimizer.lr"), std=cfg.noise.std, alpha=cfg.penalty.alpha, alpha_ratio=cfg.penalty.alpha_ratio,
-        steps=number(cfg, "steps", whole=True), accuracy=cfg.accuracy, budget=cfg.budget,
+        steps=number(cfg, "steps", whole=True), target_distance=cfg.target_distance, budget=cfg.budget,
         corrected=setting.corrected, tail=setting.average == "tail", replicas=setting.replicas or 1,
     )  # fmt: skip
 
@@ -198,18 +198,22 @@ def dynamics_of(cfg: DictConfig, setting: Setting) -> Dynamics:
         raise ValueError(
             f"model.init={scale} must be finite and not zero: a weight that starts at 0 stays there for ever"
         )
-    rademacher = str(cfg.noise._target_).endswith(RademacherNoise.__name__)
     return Dynamics(
-        parametrisation=cfg.model.parametrisation, loss_scale=cfg.loss_scale, batch_size=setting.sizes[0], sampling=cfg.sampling,
+        parametrisation=cfg.model.parametrisation, loss_constant=cfg.loss_constant, batch_size=setting.sizes[0], sampling=cfg.sampling,
         momentum=cfg.optimizer.momentum, dampening=cfg.optimizer.dampening, nesterov=cfg.optimizer.nesterov,
         weight_decay=cfg.optimizer.weight_decay, antithetic=setting.pairs[0],
-        noise_kurtosis=1.0 if rademacher else 3.0, init=abs(scale),
+        noise_kurtosis=getattr(kind_of_noise(cfg), "kurtosis", 3.0), init=abs(scale),
     )  # fmt: skip
+
+
+def kind_of_noise(cfg: DictConfig) -> Any:
+    """The class of the configured noise."""
+    return get_class(cfg.noise._target_)
 
 
 def noise_of(cfg: DictConfig, std: Any, *, antithetic: bool) -> Noise:
     """The configured noise with this std (or one a replica)."""
-    if str(cfg.noise._target_).endswith(LabelFlips.__name__):
+    if kind_of_noise(cfg) is LabelFlips:
         raise ValueError("noise=flips is for classes (experiment=digits): numbers need noise=gaussian or rademacher")
     options = {"schedule": cfg.noise.schedule or None}
     noise: Noise = instantiate({"_target_": cfg.noise._target_, **options}, _partial_=True, _convert_="all")(std=std)

@@ -197,12 +197,12 @@ class Config:
     lr_schedule: Any = None
     task: str = MISSING
     steps: Any = MISSING
-    accuracy: float | None = None
+    target_distance: float | None = None
     budget: float | None = None
     average: str = MISSING
     batch_size: Any = None
     sampling: str | None = None
-    loss_scale: float = MISSING
+    loss_constant: float = MISSING
     engine: str = MISSING
     device: str = MISSING
     seed: int = MISSING

@@ -24,7 +24,7 @@ def time_text(cfg: DictConfig, spec: RunSpec, steps: int) -> str:
         began = time.monotonic()
         snapshots = train(
             model, optimizer, spec.problem, count, batch_size=spec.settled.batch_size, sampling=cfg.sampling,
-            loss_constant=cfg.loss_scale, engine=cfg.engine, snapshots=[count],
+            loss_constant=cfg.loss_constant, engine=cfg.engine, snapshots=[count],
         )  # fmt: skip
         deque(snapshots, maxlen=0)
         return time.monotonic() - began

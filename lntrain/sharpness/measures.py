@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lntrain._moved import renamed
 from lntrain.noise import philox
 from lntrain.noise.labels import Draw, LabelFlips, Noise, as_noise
 from lntrain.penalty.formula import effective_penalty
@@ -209,13 +210,14 @@ def gradient_covariance_trace(
     return estimate([len(targets) / (2 * b) * float(change.square().sum()) for change in changes])
 
 
+@renamed
 def regulariser(
     lr: float,
     *,
     batch_size: int,
     std: float | None = None,
     p: float | None = None,
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
     outputs: int = 1,
     momentum: float = 0.0,
     dampening: float = 0.0,
@@ -225,7 +227,7 @@ def regulariser(
     """How strongly label noise penalises flatness: training minimises loss + coefficient * `gauss_newton_trace`.
 
     coefficient = effective lr * q / 4, where the noise of a gradient has covariance q * Gauss-Newton.
-    Float labels: q = 2 loss_scale std^2 / (outputs b), for any model. Flipped classes under the cross
+    Float labels: q = 2 loss_constant std^2 / (outputs b), for any model. Flipped classes under the cross
     entropy: q = 1 / b where the model fits the smoothed labels, since the covariance diag(m) - m m^T of
     a label of mean m is the cross entropy's Hessian at softmax = m (p (1 - p) for two classes and one
     logit). Take the trace of that objective, `label_smoothing`: p acts through it alone.
@@ -233,7 +235,7 @@ def regulariser(
     Args:
         lr: step size. batch_size: b, rows a step; n for the whole data.
         std: of the noise on float labels; or p: probability of a flipped class. One of them.
-        loss_scale, outputs: a row's loss is (loss_scale / outputs) sum_k (f_k - y_k)^2; MSELoss has loss_scale 1.
+        loss_constant, outputs: a row's loss is (loss_constant / outputs) sum_k (f_k - y_k)^2; MSELoss has loss_constant 1.
         momentum, dampening, nesterov: torch.optim.SGD's. antithetic: noise in pairs eps, -eps.
 
     Returns:
@@ -255,9 +257,9 @@ def regulariser(
     if outputs < 1:
         raise ValueError(f"outputs={outputs} must be at least 1")
     if p is not None:
-        std, loss_scale, outputs = float(p > 0), 0.5, 1
-    # Constants stay in penalty.py: beta = u v on a column of ones has trace 2 loss_scale (u^2 + v^2) >=
-    # 4 loss_scale |beta|, and the Lasso's loss is ours over 2 loss_scale, so coefficient = lambda / 2.
+        std, loss_constant, outputs = float(p > 0), 0.5, 1
+    # Constants stay in penalty.py: beta = u v on a column of ones has trace 2 loss_constant (u^2 + v^2) >=
+    # 4 loss_constant |beta|, and the Lasso's loss is ours over 2 loss_constant, so coefficient = lambda / 2.
     penalty = effective_penalty(
         [[1.0]],
         lr=lr,
@@ -265,7 +267,7 @@ def regulariser(
         batch_size=batch_size,
         sampling="replacement",
         parametrisation="hadamard",
-        loss_scale=loss_scale,
+        loss_constant=loss_constant,
         momentum=momentum,
         dampening=dampening,
         nesterov=nesterov,

@@ -129,7 +129,7 @@ def part_of_state(state: dict[str, Any], member: Member, schedule: Schedule | No
 
 def diverged(members: Sequence[Member], model: DiagonalLinear) -> list[int]:
     """The positions of those beyond the bound that `train` sets for each alone; all, where none can be named."""
-    scale, problem = members[0].plan.cfg.loss_scale, members[0].built.problem
+    scale, problem = members[0].plan.cfg.loss_constant, members[0].built.problem
     gone = []
     for i, member in enumerate(members):
         with torch.no_grad():

@@ -35,7 +35,7 @@ class Limits:
     lr: float | None
     steps: int | None
     work: float
-    accuracy: float
+    target_distance: float
     corrected: bool
     tail: bool
     replicas: int
@@ -117,7 +117,7 @@ def largest_lr(target: Target, dynamics: Dynamics, stable: float, limits: Limits
         return min(stable / 2, CORRECTED_BIAS / float(relative.mean()))
     away = torch.linalg.pinv(target.gram) @ (relative * lasso.penalty[on] * torch.sign(lasso.coef[on]))
     bound = PAIRED_BIAS if dynamics.antithetic else BIAS
-    return min(stable / 2, bound / float(relative.max()), limits.accuracy * target.size / float(away.norm()))
+    return min(stable / 2, bound / float(relative.max()), limits.target_distance * target.size / float(away.norm()))
 
 
 def shift_of(target: Target, dynamics: Dynamics, lr: float, std: float) -> Tensor:
@@ -143,7 +143,7 @@ def best_choice(target: Target, dynamics: Dynamics, way: Way, largest: float, li
     shift = shift_of(target, dynamics, middle, std) / middle
     steps = way.times.numpy()[None] / (rates[:, None] * time)
     distance, fit = _errors(target, dynamics, way, rates, steps, shift, std * math.sqrt(middle), limits)
-    score = np.log(np.maximum(distance, limits.accuracy)) + np.log(np.maximum(fit, limits.accuracy))
+    score = np.log(np.maximum(distance, limits.target_distance)) + np.log(np.maximum(fit, limits.target_distance))
     most = limits.work / cost
     i, k = _least(steps, score, steps <= most)
     planned = _whole(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lntrain._moved import sampling_named
 from lntrain.data.problem import Problem
 from lntrain.lasso.solve import LassoSolution
 from lntrain.penalty.corrections import corrected_penalty
@@ -25,7 +26,7 @@ class Dynamics:
     """Everything but the step size and the noise level."""
 
     parametrisation: str = "difference"
-    loss_scale: float = 0.5
+    loss_constant: float = 0.5
     batch_size: int | None = None
     sampling: str | None = None
     momentum: float = 0.0
@@ -36,20 +37,23 @@ class Dynamics:
     noise_kurtosis: float = 3.0
     init: float = 0.1
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sampling", sampling_named(self.sampling))
+
     def penalty_options(self) -> dict[str, Any]:
         """The keyword arguments of `effective_penalty` beside lr and std."""
-        names = ("parametrisation", "loss_scale", "batch_size", "sampling", "momentum", "dampening", "nesterov")
+        names = ("parametrisation", "loss_constant", "batch_size", "sampling", "momentum", "dampening", "nesterov")
         return {name: getattr(self, name) for name in (*names, "weight_decay", "antithetic")}
 
     @property
     def decay(self) -> float:
         """What weight decay adds to every lambda_j."""
-        return decay_penalty(self.weight_decay, self.parametrisation, self.loss_scale)
+        return decay_penalty(self.weight_decay, self.parametrisation, self.loss_constant)
 
     def rate(self, lr: float) -> float:
         """a * lr, with momentum's factor: log w^2 moves by 2 a lr (lambda -/+ g) a step."""
         return float(
-            step_factor(self.parametrisation, self.loss_scale) * effective_lr(lr, self.momentum, self.dampening)
+            step_factor(self.parametrisation, self.loss_constant) * effective_lr(lr, self.momentum, self.dampening)
         )
 
     def time(self, steps: float) -> float:
@@ -58,7 +62,7 @@ class Dynamics:
 
     def reads_all(self, n: int) -> bool:
         """Whether a step's gradient is that of all n rows."""
-        return self.batch_size is None or self.batch_size >= n or self.sampling == "haochen"
+        return self.batch_size is None or self.batch_size >= n or self.sampling == "noisy_rows"
 
     def cost(self, n: int, d: int) -> float:
         """Nominal operations of one step of one network: X read twice, the weights, the draws."""
@@ -73,7 +77,7 @@ class Dynamics:
             lasso.penalty,
             lr=lr,
             parametrisation=self.parametrisation,
-            loss_scale=self.loss_scale,
+            loss_constant=self.loss_constant,
             momentum=self.momentum,
             dampening=self.dampening,
             antithetic=self.antithetic,
@@ -99,7 +103,7 @@ class Dynamics:
             problem,
             size,
             parametrisation=self.parametrisation,
-            loss_scale=self.loss_scale,
+            loss_constant=self.loss_constant,
             momentum=self.momentum,
             dampening=self.dampening,
             nesterov=self.nesterov,

@@ -120,7 +120,7 @@ def way(target: Target, dynamics: Dynamics, penalty: Tensor, times: Tensor) -> W
         times,
         penalty[kept],
         parametrisation=dynamics.parametrisation,
-        loss_scale=dynamics.loss_scale,
+        loss_constant=dynamics.loss_constant,
         init=dynamics.init,
         rtol=RTOL,
     )

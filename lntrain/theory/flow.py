@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lntrain._moved import renamed
 from lntrain.data.design import Design
 from lntrain.noise.labels import Additive, Antithetic, GaussianNoise, as_noise
 from lntrain.noise.schedules import factors
@@ -57,12 +58,12 @@ class _Model:
         return self.pull if self.depth == 2 else self.pull * np.exp((self.depth - 2) * u)
 
 
-def _model(parametrisation: str, loss_scale: float, depth: int) -> _Model:
-    a = step_factor(parametrisation, loss_scale)
+def _model(parametrisation: str, loss_constant: float, depth: int) -> _Model:
+    a = step_factor(parametrisation, loss_constant)
     if not isinstance(depth, int) or depth < 2 or (depth > 2 and parametrisation == "hadamard"):
         raise ValueError(f"depth={depth!r}: give 2, or more for difference or square")
     signs = np.array([[1.0]] if parametrisation == "square" else [[1.0], [-1.0]])
-    return _Model(signs, depth, a if depth == 2 else 2 * loss_scale * depth)
+    return _Model(signs, depth, a if depth == 2 else 2 * loss_constant * depth)
 
 
 def _data(X: Any, y: Any, init: Any, m: int) -> tuple[Array, Array, Array]:
@@ -78,6 +79,7 @@ def _data(X: Any, y: Any, init: Any, m: int) -> tuple[Array, Array, Array]:
     return X, y, np.tile(np.log(alpha), (m, 1))
 
 
+@renamed
 def limit_flow(
     X: Any,
     y: Any,
@@ -85,7 +87,7 @@ def limit_flow(
     penalty: Any,
     *,
     parametrisation: str = "difference",
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
     depth: int = 2,
     init: Any = 0.1,
     rtol: float = 1e-9,
@@ -99,7 +101,7 @@ def limit_flow(
         X: (n, d). y: (n,). times: increasing, >= 0, in units of lr * steps.
         penalty: lambda (kappa at depth L > 2), a number or (d,); 0 is gradient flow.
         parametrisation: "difference", "square" or "hadamard" (then w_pm = (u +/- v)/2).
-        loss_scale: c; 0.5 here, 0.25 the paper's. depth: L. init: alpha > 0, a number or (d,).
+        loss_constant: c; 0.5 here, 0.25 the paper's. depth: L. init: alpha > 0, a number or (d,).
         rtol: the error of coef, relative to its largest.
 
     Returns:
@@ -114,7 +116,7 @@ def limit_flow(
 
     Source: theory.md sections 3, 5 and 6; its fixed points are the Lasso's KKT conditions.
     """
-    model = _model(parametrisation, loss_scale, depth)
+    model = _model(parametrisation, loss_constant, depth)
     X, y, start = _data(X, y, init, len(model.signs))
     times = np.atleast_1d(np.asarray(times, dtype=float))
     if not (times.size and (np.diff(times) > 0).all() and times[0] >= 0 and np.isfinite(times).all()):
@@ -134,13 +136,14 @@ def limit_flow(
     return Flow(*(torch.from_numpy(each) for each in (times, coef, logs, mean)))
 
 
+@renamed
 def gradient_flow(
     X: Any,
     y: Any,
     times: Any,
     *,
     parametrisation: str = "difference",
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
     depth: int = 2,
     init: Any = 0.1,
     rtol: float = 1e-9,
@@ -157,10 +160,11 @@ def gradient_flow(
 
     Source: Woodworth et al., COLT 2020 (arXiv 2002.09277).
     """
-    options: dict[str, Any] = {"parametrisation": parametrisation, "loss_scale": loss_scale, "depth": depth}
+    options: dict[str, Any] = {"parametrisation": parametrisation, "loss_constant": loss_constant, "depth": depth}
     return limit_flow(X, y, times, 0.0, init=init, rtol=rtol, **options)
 
 
+@renamed
 def label_noise_flow(
     X: Any,
     y: Any,
@@ -171,7 +175,7 @@ def label_noise_flow(
     dt: float | None = None,
     scheme: str = "log-euler",
     parametrisation: str = "difference",
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
     depth: int = 2,
     init: Any = 0.1,
     replicas: int = 8,
@@ -189,7 +193,7 @@ def label_noise_flow(
     Args:
         X: (n, d). y: (n,). lr: gamma. noise: a std, GaussianNoise, RademacherNoise or Antithetic.
         steps: of dt each. dt: the time step, lr unless told otherwise.
-        scheme: "log-euler" or "euler". parametrisation, loss_scale, depth, init: as for `limit_flow`.
+        scheme: "log-euler" or "euler". parametrisation, loss_constant, depth, init: as for `limit_flow`.
         replicas: R. seed: of the noise: replica r draws the numbers of `train`'s replica r.
         burn_in: steps before the means begin. every: record each so many steps; None: the end alone.
 
@@ -210,7 +214,7 @@ def label_noise_flow(
     dt = lr if dt is None else dt
     every = steps if every is None else every
     _check_run(lr, dt, steps, scheme, replicas, burn_in, every)
-    model, noise = _model(parametrisation, loss_scale, depth), GaussianNoise(0.0) if noise == 0 else as_noise(noise)
+    model, noise = _model(parametrisation, loss_constant, depth), GaussianNoise(0.0) if noise == 0 else as_noise(noise)
     if not isinstance(noise, (Additive, Antithetic)) or not isinstance(noise.std, float):
         raise ValueError(f"noise={noise!r} must be a std, GaussianNoise, RademacherNoise or Antithetic with one std")
     X, y, start = _data(X, y, init, len(model.signs))

@@ -12,6 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from lntrain._checks import as_float64
+from lntrain._moved import renamed
 from lntrain.data.design import Design
 from lntrain.lasso.solve import LassoSolution
 from lntrain.penalty.formula import effective_lr, step_factor
@@ -139,6 +140,7 @@ def exponents(log_weights: Any, steps: Any) -> Estimate:
     return Estimate(mean, torch.where(count > 1, spread, math.nan), len(rows))
 
 
+@renamed
 def predicted_exponents(
     X: Any,
     y: Any,
@@ -146,7 +148,7 @@ def predicted_exponents(
     *,
     lr: float,
     parametrisation: str = "difference",
-    loss_scale: float = 0.5,
+    loss_constant: float = 0.5,
     momentum: float = 0.0,
     dampening: float = 0.0,
 ) -> Tensor:
@@ -163,7 +165,7 @@ def predicted_exponents(
     Source: theory.md section 5.
     """
     X, y = Design.of(X).X.numpy(), as_float64(y)
-    rate = step_factor(parametrisation, loss_scale) * float(effective_lr(lr, momentum, dampening))
+    rate = step_factor(parametrisation, loss_constant) * float(effective_lr(lr, momentum, dampening))
     g = torch.from_numpy(X.T @ (X @ lasso.coef.numpy() - y) / len(y))
     both = torch.stack((lasso.penalty + g, lasso.penalty - g))
     return -2 * rate * (both[:1] if parametrisation == "square" else both)
@@ -232,7 +234,7 @@ def loss_identity(mean_loss: Any, lasso: LassoSolution) -> Estimate:
     """Time mean of (1/2n)||y - X beta_t||^2 over the Lasso's objective, with its standard error: 1 in theory.
 
     Args:
-        mean_loss: (R,) or (B,), independent means, of `Flow.mean_loss` or of a snapshot's `loss` at loss_scale 0.5.
+        mean_loss: (R,) or (B,), independent means, of `Flow.mean_loss` or of a snapshot's `loss` at loss_constant 0.5.
 
     Raises:
         ValueError: an objective of 0 (labels of 0), which the loss has no ratio to.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lntrain._moved import renamed
 from lntrain.data.problem import Problem
 from lntrain.lasso.solve import LassoSolution, equicorrelation_set, weighted_lasso
 from lntrain.penalty.formula import alpha_max, effective_penalty
@@ -17,7 +18,7 @@ from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.expectation import PER_OCTAVE, Expectation, Target, expect, octaves, way, whole
 from lntrain.theory.support import undecided_probability
 
-ACCURACY = 0.005  # wished relative distance, where none is named
+TARGET_DISTANCE = 0.005  # wished relative distance, where none is named
 MARGIN = 0.05  # 1 - |g_j|/lambda_j below which a coordinate off the support is a near tie, which no plan waits for
 DEFAULT_RATIO = 0.1
 LARGE = 0.05  # a relative error of lambda that deserves a word
@@ -58,6 +59,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
+@renamed
 def make_plan(
     problem: Problem,
     dynamics: Dynamics | Sequence[Dynamics] = Dynamics(),  # noqa: B008 (frozen)
@@ -67,7 +69,7 @@ def make_plan(
     alpha: float | None = None,
     alpha_ratio: float | None = None,
     steps: int | None = None,
-    accuracy: float | None = None,
+    target_distance: float | None = None,
     budget: float | None = None,
     corrected: bool = False,
     tail: bool = False,
@@ -79,8 +81,8 @@ def make_plan(
         dynamics: one, or several to choose from: the first, unless antithetic pairs take a tenth of its work
             or batches half.
         lr, steps: None chooses them. std, alpha, alpha_ratio: at most one; none means alpha_ratio 0.1.
-        accuracy: wished relative distance of the coefficients and of the fit; None: 0.005, within the budget.
-        budget: most work of a run whose steps and accuracy are not given, in nominal operations (`Dynamics.cost`).
+        target_distance: wished relative distance of the coefficients and of the fit; None: 0.005, within the budget.
+        budget: most work of a run whose steps and target_distance are not given, in nominal operations (`Dynamics.cost`).
         corrected: choose std so that the penalty with its finite-step bias is the wished one.
         tail: judge the mean over the second half. replicas: networks, which share the budget.
 
@@ -92,7 +94,7 @@ def make_plan(
     >>> plan.lr < plan.stable_lr, plan.expected.low < 0.005 < plan.expected.high
     (True, True)
     """
-    _check(std, alpha, alpha_ratio, lr, steps, accuracy, budget)
+    _check(std, alpha, alpha_ratio, lr, steps, target_distance, budget)
     several = [dynamics] if isinstance(dynamics, Dynamics) else list(dynamics)
     largest = alpha_max(problem, problem.y)
     if std == 0:
@@ -101,12 +103,14 @@ def make_plan(
         alpha = (DEFAULT_RATIO if alpha_ratio is None else alpha_ratio) * largest
     if alpha == 0:
         raise ValueError("the target is orthogonal to every column of X: its Lasso is zero, there is nothing to train")
-    work = LONGEST if budget is None or accuracy is not None else budget
-    limits = Limits(lr, steps, work, accuracy or ACCURACY, corrected and alpha is not None, tail, replicas)
+    work = LONGEST if budget is None or target_distance is not None else budget
+    limits = Limits(
+        lr, steps, work, target_distance or TARGET_DISTANCE, corrected and alpha is not None, tail, replicas
+    )
     if alpha is None:
         several = several[:1]
         lr, lasso = _lr_for_std(problem, several[0], float(std or 0), limits)
-        limits = Limits(lr, steps, work, limits.accuracy, False, tail, replicas)
+        limits = Limits(lr, steps, work, limits.target_distance, False, tail, replicas)
     else:
         lasso = _wished_lasso(problem, several[0], alpha)
     target, stables = _taking_part(problem, lasso, several)
@@ -120,7 +124,7 @@ def _check(
     alpha_ratio: float | None,
     lr: float | None,
     steps: int | None,
-    accuracy: float | None,
+    target_distance: float | None,
     budget: float | None,
 ) -> None:
     given = {"noise.std": std, "penalty.alpha": alpha, "penalty.alpha_ratio": alpha_ratio}
@@ -130,7 +134,12 @@ def _check(
     for name, value in given.items():
         if value is not None and not (math.isfinite(value) and value >= 0 and (value > 0 or name == "noise.std")):
             raise ValueError(f"{name}={value} must be positive and finite")
-    for name, value in (("optimizer.lr", lr), ("steps", steps), ("accuracy", accuracy), ("budget", budget)):
+    for name, value in (
+        ("optimizer.lr", lr),
+        ("steps", steps),
+        ("target_distance", target_distance),
+        ("budget", budget),
+    ):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value} must be positive and finite")
 
@@ -271,7 +280,7 @@ def _notes(plan: Plan, target: Target, limits: Limits) -> list[str]:
     if plan.steps < 0.8 * plan.planned_steps:
         notes.append(
             f"steps={plan.steps} is short: about {plan.planned_steps} are needed for an expected distance of "
-            f"{limits.accuracy:g} (steps=auto plans them)"
+            f"{limits.target_distance:g} (steps=auto plans them)"
         )
     if plan.lr > plan.stable_lr:
         notes.append(f"optimizer.lr={plan.lr:g} is above the stable step {plan.stable_lr:.3g}: expect divergence")

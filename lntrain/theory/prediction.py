@@ -107,7 +107,7 @@ def predict(
     lr, std = _number("lr", group["lr"], group.get("lr_ratio")), _number("std", labels.std)
     dynamics = Dynamics(
         parametrisation=model.parametrisation,
-        loss_scale=loss_constant,
+        loss_constant=loss_constant,
         batch_size=batch_size,
         sampling=sampling,
         momentum=group["momentum"],
@@ -184,7 +184,7 @@ def _deeper(model: DiagonalLinear, problem: Problem, dynamics: Dynamics, lr: flo
         depth=model.depth,
         batch_size=dynamics.batch_size,
         sampling=dynamics.sampling,
-        loss_scale=dynamics.loss_scale,
+        loss_constant=dynamics.loss_constant,
     )
     reference = bridge(problem.design.array, problem.y, weights, model.depth)
     notes = ("exact as lr goes to 0: the first order in lr is not known at this depth",)

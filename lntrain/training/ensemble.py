@@ -83,7 +83,7 @@ def descend(
     Args:
         networks: R replicas. optimizer: over networks.parameters(), with R seeds.
         rows: what to train on. criterion: (output, target) -> scalar, the mean over a batch.
-        steps: the last step. batch_size, sampling: as for `lntrain.train`, "haochen" apart.
+        steps: the last step. batch_size, sampling: as for `lntrain.train`, "noisy_rows" apart.
         anneal: what falls to 0 at the end. lr_schedule: step -> a further factor on lr.
         scheduled: steps to report. state: an earlier Progress' state_dict().
 
@@ -101,8 +101,8 @@ def descend(
     [3.0, 3.0]
     """
     size, kind = check_sampling(rows.n, batch_size, sampling)
-    if kind == "haochen":
-        raise ValueError('sampling="haochen" is for lntrain.train: choose replacement, without or shuffle')
+    if kind == "noisy_rows":
+        raise ValueError('sampling="noisy_rows" is for lntrain.train: choose replacement, without or shuffle')
     if isinstance(steps, bool) or int(steps) != steps or steps < 1:
         raise ValueError(f"steps={steps!r} must be a whole number, at least 1")
     if len(optimizer.keys(len(networks))) != len(networks) or (rows.own and len(rows.inputs) != len(networks)):

@@ -127,7 +127,7 @@ def measure(
 def _sampled(snapshot: Snapshot, steps: int) -> float:
     """1 / (batch_size steps) where rows are drawn, else 0: their mean residuals vary by that times n r^2."""
     size, sampling = (snapshot._state.get(name) for name in ("batch_size", "sampling"))
-    return 1.0 / (size * steps) if size and steps and sampling not in ("full", "haochen") else 0.0
+    return 1.0 / (size * steps) if size and steps and sampling not in ("full", "noisy_rows") else 0.0
 
 
 def _lasso_of(prediction: Prediction) -> LassoSolution:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lntrain._moved import KEYS, SAMPLINGS, renamed
 from lntrain.data.problem import Problem
 from lntrain.engine import choose
 from lntrain.engine.state import BLOCK, Run
@@ -63,6 +64,7 @@ class Snapshot:
         return copy.deepcopy(self._state)
 
 
+@renamed
 def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -76,7 +78,6 @@ def train(
     engine: str = "auto",
     snapshots: str | Iterable[int] = "log",
     state: dict[str, Any] | None = None,
-    loss_scale: float | None = None,
 ) -> Iterator[Snapshot]:
     """Train by (stochastic) gradient descent on loss_constant * mean (prediction - noisy label)^2.
 
@@ -86,8 +87,8 @@ def train(
         problem: X (n, d), dense or CSR, y (n,), in the model's dtype.
         steps: the last step, counted from the run's beginning also when `state` goes on from one.
         batch_size: rows a step, None for all. sampling: "full", "replacement" (the default with a
-            batch_size), "without", "shuffle" (epochs) or "haochen" (full gradient, noise on b labels).
-        loss_constant: 0.5 is half the mean square, 0.25 the paper's. loss_scale: its former name.
+            batch_size), "without", "shuffle" (epochs) or "noisy_rows" (full gradient, noise on b labels).
+        loss_constant: 0.5 is half the mean square, 0.25 the paper's.
         lr_schedule: step -> factor on lr.
         engine: "auto", "torch" or "fused".
         snapshots: "log" (4 an octave) or the steps to report.
@@ -106,8 +107,7 @@ def train(
     1.0
     """
     # Checked here, at the call, not at the first `next`: hence a plain function around the generator.
-    constant = loss_constant if loss_scale is None else loss_scale
-    run = _begin(model, optimizer, problem, batch_size, sampling, constant, lr_schedule)
+    run = _begin(model, optimizer, problem, batch_size, sampling, loss_constant, lr_schedule)
     if isinstance(steps, bool) or int(steps) != steps or steps < 1:
         raise ValueError(f"steps={steps!r} must be a whole number, at least 1")
     scheduled = _schedule(int(steps), snapshots, run.period)
@@ -122,12 +122,12 @@ def _begin(
     problem: Problem,
     batch_size: int | None,
     sampling: str | None,
-    loss_scale: float,
+    loss_constant: float,
     lr_schedule: Schedule | None,
 ) -> Run:
     size, sampling = check_sampling(problem.n, batch_size, sampling)
-    if not loss_scale > 0:
-        raise ValueError(f"loss_constant={loss_scale} must be positive")
+    if not loss_constant > 0:
+        raise ValueError(f"loss_constant={loss_constant} must be positive")
     parameter = next(model.parameters())
     if parameter.dtype != problem.X.dtype or parameter.device != problem.X.device:
         raise ValueError(
@@ -139,7 +139,7 @@ def _begin(
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(p) in held for p in model.parameters()):
         raise ValueError("optimizer holds none of the model's parameters: build it from model.parameters()")
-    run = Run(model, optimizer, problem.X, problem.y, size, sampling, loss_scale, lr_schedule)
+    run = Run(model, optimizer, problem.X, problem.y, size, sampling, loss_constant, lr_schedule)
     if isinstance(run.noise, LabelFlips):
         raise ValueError("LabelFlips perturbs classes: regression needs GaussianNoise or RademacherNoise")
     for name, many in (("noise_std", "std"), ("lr_ratio", "lr"), ("seed", "seed")):
@@ -165,7 +165,7 @@ def _advance(
 ) -> Iterator[Snapshot]:
     halves = {s // 2 // run.period * run.period for s in scheduled}
     stops = sorted(s for s in scheduled | halves | {steps} if s > run.step)
-    bound = divergence_bound(_loss(run), run.y, noise_std(run.optimizer), run.loss_scale)
+    bound = divergence_bound(_loss(run), run.y, noise_std(run.optimizer), run.loss_constant)
     chunk, beat, pause = 256, time.monotonic(), HEARTBEAT
     if not run.history:
         _record(run)
@@ -202,7 +202,7 @@ def _loss(run: Run) -> Tensor:
         output = run.model(run.X)
         if run.replicas is None:
             output = output.reshape(run.y.shape)
-        loss: Tensor = run.loss_scale * (output - run.y).square().mean(-1)
+        loss: Tensor = run.loss_constant * (output - run.y).square().mean(-1)
         return loss
 
 
@@ -224,7 +224,7 @@ def _remedy(run: Run, problem: Problem, lr: float) -> str:
     X, y = problem.X.double(), problem.y.double()
     coef = problem.coef if problem.coef is not None else torch.linalg.pinv(X) @ y
     sizes = [coef, *(kept["log_weights"].exp().sum(-2).reshape(-1, problem.d).amax(0) for kept in run.history[:1])]
-    options: dict[str, Any] = {"parametrisation": run.model.parametrisation, "loss_scale": run.loss_scale}
+    options: dict[str, Any] = {"parametrisation": run.model.parametrisation, "loss_constant": run.loss_constant}
     stable = min(
         stable_lr(X, size, batch_size=run.batch_size, **options) for size in sizes if bool(size.isfinite().all())
     )
@@ -289,15 +289,17 @@ def _state(run: Run) -> dict[str, Any]:
         "history": list(run.history),
         "batch_size": run.batch_size,
         "sampling": run.sampling,
-        "loss_scale": run.loss_scale,
+        "loss_constant": run.loss_constant,
     }
 
 
 def _restore(run: Run, state: dict[str, Any]) -> None:
+    state = {KEYS.get(name, name): value for name, value in state.items()}  # of a former release
+    state["sampling"] = SAMPLINGS.get(state.get("sampling", ""), state.get("sampling"))
     missing = {"step", "model", "optimizer", "base_lr", "sums", "history"} - set(state)
     if missing:
         raise ValueError(f"state lacks {', '.join(sorted(missing))}: give a snapshot's state_dict()")
-    for name in ("batch_size", "sampling", "loss_scale"):
+    for name in ("batch_size", "sampling", "loss_constant"):
         if state[name] != getattr(run, name):
             raise ValueError(
                 f"{name}={getattr(run, name)!r} differs from the state's {state[name]!r}: go on with the same"

@@ -24,7 +24,7 @@ MODELS = {
 }
 BATCHES = {
     "full": (None, None), "replacement": (3, "replacement"), "one": (1, "replacement"),
-    "without": (5, "without"), "shuffle": (3, "shuffle"), "haochen": (2, "haochen"),
+    "without": (5, "without"), "shuffle": (3, "shuffle"), "noisy_rows": (2, "noisy_rows"),
 }  # fmt: skip
 OPTIMIZERS = {
     "plain": {},
@@ -211,7 +211,7 @@ def test_steps_for_a_gpu_leave_no_trace_of_chunks(batch):
     assert_same(whole, cut)
 
 
-@pytest.mark.parametrize("batch", ["full", "replacement", "haochen"])
+@pytest.mark.parametrize("batch", ["full", "replacement", "noisy_rows"])
 def test_steps_for_a_gpu_take_replicas_at_once(batch):
     options = {"replicas": 3, "lr": (0.001, 0.003, 0.005), "noise": GaussianNoise((0.0, 0.5, 1.0)), "seed": (4, 5, 6)}
     assert_same(*both(500, "hadamard", batch, "momentum", engine=cuda, **options), 1e-10)

@@ -49,18 +49,18 @@ def test_coef_and_forward(parametrisation):
 
 
 @pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
-@pytest.mark.parametrize("loss_scale", [0.25, 0.5, 1.0])
-def test_one_step_multiplies_the_weights_by_one_minus_a_lr_g(parametrisation, loss_scale):
+@pytest.mark.parametrize("loss_constant", [0.25, 0.5, 1.0])
+def test_one_step_multiplies_the_weights_by_one_minus_a_lr_g(parametrisation, loss_constant):
     """theory.md section 2: w_pm <- w_pm (1 -/+ a lr g), exactly, with noise in the labels."""
     X, y, lr = _random((6, 4), 0), _random(6, 1), 0.01
     model = DiagonalLinear(4, parametrisation=parametrisation, init=_random(4, 2).abs() + 0.5)
     optimizer = LabelNoiseSGD(model.parameters(), lr=lr, noise=3.0, seed=4)
     before, noisy = _w_pm(model), LabelNoiseSGD(model.parameters(), lr=lr, noise=3.0, seed=4).perturb(y)
     g = X.T @ (X @ model.coef.detach() - noisy) / 6
-    list(train(model, optimizer, Problem(X, y), 1, loss_scale=loss_scale, engine="torch"))
+    list(train(model, optimizer, Problem(X, y), 1, loss_constant=loss_constant, engine="torch"))
     signs = torch.tensor([[1.0], [-1.0]], dtype=F64)[: len(before)]
     a = (1 - _w_pm(model) / before) / (signs * lr * g)
-    torch.testing.assert_close(a, torch.full_like(a, step_factor(parametrisation, loss_scale)), rtol=1e-9, atol=0)
+    torch.testing.assert_close(a, torch.full_like(a, step_factor(parametrisation, loss_constant)), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
@@ -75,8 +75,8 @@ def test_depth_l_is_a_difference_of_powers(depth):
 
 @pytest.mark.parametrize(
     "options",
-    [{"sampling": "full"}, {"batch_size": 3}, {"batch_size": 3, "sampling": "haochen"}],
-    ids=["full", "replacement", "haochen"],
+    [{"sampling": "full"}, {"batch_size": 3}, {"batch_size": 3, "sampling": "noisy_rows"}],
+    ids=["full", "replacement", "noisy_rows"],
 )
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_hadamard_is_the_difference_model_at_half_the_step(options, momentum, problem):

@@ -159,7 +159,7 @@ MISTAKES = {
     "no steps": (lambda: _make("rows")[1](0), "steps=0"),
     "annealing longer than the run": (lambda: _make("rows")[1](5, anneal=Anneal(6)), "steps=6 exceeds"),
     "something else annealed": (lambda: Anneal(3, "batch"), "what='batch'"),
-    "another sampling": (lambda: _make("rows")[1](5, sampling="haochen"), "haochen"),
+    "another sampling": (lambda: _make("rows")[1](5, sampling="noisy_rows"), "noisy_rows"),
 }
 
 

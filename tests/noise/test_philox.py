@@ -125,7 +125,7 @@ def _rows(start=0, stop=2000, *, seed=0, n=10, batch_size=4, sampling="replaceme
     return sampled_rows(seed, 0, start, stop, n=n, batch_size=batch_size, sampling=sampling, every=every)
 
 
-SAMPLINGS = ["replacement", "haochen", "without", "shuffle"]
+SAMPLINGS = ["replacement", "noisy_rows", "without", "shuffle"]
 
 
 @pytest.mark.parametrize("every", [1, 2])

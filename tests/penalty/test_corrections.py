@@ -45,16 +45,16 @@ def test_sampling_variance_is_the_variance_over_all_batches(sampling):
 
 
 def test_sampling_variance_where_all_rows_are_read_and_reshuffled():
-    for options in ({}, {"batch_size": 5, "sampling": "full"}, {"batch_size": 2, "sampling": "haochen"}):
+    for options in ({}, {"batch_size": 5, "sampling": "full"}, {"batch_size": 2, "sampling": "noisy_rows"}):
         assert sampling_variance(X, R, **options).tolist() == [0.0, 0.0, 0.0]
     assert sampling_variance(X, R, batch_size=5, sampling="without").tolist() == [0.0, 0.0, 0.0]
     without, shuffle = (sampling_variance(X, R, batch_size=2, sampling=s) for s in ("without", "shuffle"))
     assert shuffle.tolist() == without.tolist()
 
 
-@pytest.mark.parametrize("loss_scale", [0.25, 0.5])
+@pytest.mark.parametrize("loss_constant", [0.25, 0.5])
 @pytest.mark.parametrize(("n", "b"), [(5, 1), (6, 2)])
-def test_shuffle_shift_over_all_orders_of_an_epoch(n, b, loss_scale):
+def test_shuffle_shift_over_all_orders_of_an_epoch(n, b, loss_constant):
     """Mean over the n! orders of what log w moves beyond -a lr g(beta_k), per step and (a lr)^2, as lr -> 0:
     -sign x.shift/n / (a lr) - (V_j + g_j^2)/2."""
     rng = np.random.Generator(np.random.Philox(n))
@@ -63,7 +63,7 @@ def test_shuffle_shift_over_all_orders_of_an_epoch(n, b, loss_scale):
     beta = (signs * w**2).sum(0)
     residual = design @ beta - labels
     for lr in (1e-3, 1e-4):
-        rate, total = 4 * loss_scale * lr, 0.0
+        rate, total = 4 * loss_constant * lr, 0.0
         orders = list(itertools.permutations(range(n)))
         for order in orders:
             now, drift = w.copy(), 0.0
@@ -72,7 +72,7 @@ def test_shuffle_shift_over_all_orders_of_an_epoch(n, b, loss_scale):
                 drift = drift + design.T @ r / n
                 now = now * (1 - rate * signs * (design[rows].T @ r[rows]) / b)
             total = total + (np.log(now / w) + rate * signs * drift) / (n / b * rate**2 * len(orders))
-        shift = shuffle_shift(design, labels, beta, lr=lr, batch_size=b, loss_scale=loss_scale)
+        shift = shuffle_shift(design, labels, beta, lr=lr, batch_size=b, loss_constant=loss_constant)
         variance = sampling_variance(design, residual, batch_size=b, sampling="shuffle").numpy()
         second = variance + (design.T @ residual / n) ** 2
         errors.append(np.abs(total + signs * (design.T @ shift.numpy()) / n / rate + second / 2).max())
@@ -89,7 +89,7 @@ def test_many_residuals_are_averaged_as_squares():
 @pytest.mark.parametrize(
     ("options", "factor"),
     [
-        ({}, 0.01), ({"loss_scale": 0.25}, 0.005), ({"parametrisation": "hadamard"}, 0.005),
+        ({}, 0.01), ({"loss_constant": 0.25}, 0.005), ({"parametrisation": "hadamard"}, 0.005),
         ({"momentum": 0.9}, 0.1), ({"momentum": 0.9, "dampening": 0.5}, 0.05),
     ],
     ids=str,
@@ -100,9 +100,9 @@ def test_sampling_penalty_is_half_a_lr_times_the_variance(options, factor):
 
 
 def test_corrected_penalty_is_label_noise_and_sampling_with_the_finite_step_bias():
-    options = {"lr": 0.01, "batch_size": 2, "loss_scale": 0.25, "momentum": 0.5}
+    options = {"lr": 0.01, "batch_size": 2, "loss_constant": 0.25, "momentum": 0.5}
     plain = effective_penalty(X, std=2.0, **options)
-    shared = {k: options[k] for k in ("lr", "loss_scale", "momentum")}
+    shared = {k: options[k] for k in ("lr", "loss_constant", "momentum")}
     beta = [1.0, 0.0, -2.0]
     whole = corrected_penalty(X, beta, std=2.0, residuals=R, noise_kurtosis=3.0, **options)
     both = plain + sampling_penalty(X, R, **options)
@@ -121,12 +121,12 @@ def test_depth_penalty_is_half_loss_scale_lr_v_times_the_squared_slope_of_f(dept
     for c in (0.25, 0.5):
         variance = 4.0 * mean_squares(X) / 5
         expected = c / 2 * 0.01 * variance * slope**2
-        kappa = depth_penalty(X, lr=0.01, std=2.0, depth=depth, loss_scale=c)
+        kappa = depth_penalty(X, lr=0.01, std=2.0, depth=depth, loss_constant=c)
         torch.testing.assert_close(kappa * beta.detach() ** (2 - 2 / depth), expected, rtol=1e-12, atol=0)
 
 
 def test_depth_two_is_the_lasso():
-    options = {"lr": 0.01, "std": 2.0, "batch_size": 2, "loss_scale": 0.25}
+    options = {"lr": 0.01, "std": 2.0, "batch_size": 2, "loss_constant": 0.25}
     assert depth_penalty(X, depth=2, **options).tolist() == effective_penalty(X, **options).tolist()
 
 

@@ -28,15 +28,15 @@ BASE = 0.5 * 2 * 0.01 * 4 / 4  # (1/2) a lr std^2 / n at half the mean square: a
 TABLE = {
     "half MSE, full": ({}, BASE),
     "full by its size": ({"batch_size": 4, "sampling": "full"}, BASE),
-    "the paper's: gamma delta / (2n)": ({"loss_scale": 0.25}, 0.01 * 4 / (2 * 4)),
-    "torch's MSELoss: twice half MSE": ({"loss_scale": 1.0}, 2 * BASE),
+    "the paper's: gamma delta / (2n)": ({"loss_constant": 0.25}, 0.01 * 4 / (2 * 4)),
+    "torch's MSELoss: twice half MSE": ({"loss_constant": 1.0}, 2 * BASE),
     "square": ({"parametrisation": "square"}, BASE),
     "hadamard: half": ({"parametrisation": "hadamard"}, BASE / 2),
     "replacement, batch 1": ({"batch_size": 1}, 4 * BASE),
     "replacement, batch 2": ({"batch_size": 2, "sampling": "replacement"}, 2 * BASE),
     "without, batch 2": ({"batch_size": 2, "sampling": "without"}, 2 * BASE),
     "shuffle, batch 2": ({"batch_size": 2, "sampling": "shuffle"}, 2 * BASE),
-    "haochen, one draw": ({"batch_size": 1, "sampling": "haochen"}, 4 * BASE),
+    "haochen, one draw": ({"batch_size": 1, "sampling": "noisy_rows"}, 4 * BASE),
     "heavy ball .9": ({"momentum": 0.9}, 10 * BASE),
     "dampening": ({"momentum": 0.9, "dampening": 0.5}, 5 * BASE),
     "nesterov .9": ({"momentum": 0.9, "nesterov": True}, 10 * BASE),
@@ -54,11 +54,11 @@ def test_effective_penalty_is_the_table_of_theory(options, expected):
 
 
 @pytest.mark.parametrize(
-    ("parametrisation", "loss_scale", "a"),
+    ("parametrisation", "loss_constant", "a"),
     [("difference", 0.5, 2.0), ("square", 0.25, 1.0), ("hadamard", 0.5, 1.0), ("hadamard", 1.0, 2.0)],
 )
-def test_weight_decay_adds_itself_over_a(parametrisation, loss_scale, a):
-    options = {"lr": 0.01, "std": 2.0, "parametrisation": parametrisation, "loss_scale": loss_scale}
+def test_weight_decay_adds_itself_over_a(parametrisation, loss_constant, a):
+    options = {"lr": 0.01, "std": 2.0, "parametrisation": parametrisation, "loss_constant": loss_constant}
     added = effective_penalty(X, weight_decay=0.3, **options) - effective_penalty(X, **options)
     assert added.tolist() == pytest.approx([0.3 / a] * 3, rel=1e-12)
 
@@ -78,7 +78,7 @@ def test_noise_for_penalty_is_the_inverse(options, weight_decay, std):
     penalty = effective_penalty(X, std=std, **options)
     rtol = 1e-9 if std > 1e-3 else 1e-6  # there the wish all but drowns in weight decay's share
     assert noise_for_penalty(X, penalty, **options) == pytest.approx(std, rel=rtol)
-    a = step_factor(options.get("parametrisation", "difference"), options.get("loss_scale", 0.5))
+    a = step_factor(options.get("parametrisation", "difference"), options.get("loss_constant", 0.5))
     alpha = float(penalty[0] - weight_decay / a) / C[0]
     assert noise_for_penalty(X, alpha, **options) == pytest.approx(std, rel=rtol)
 
@@ -94,8 +94,8 @@ def test_alpha_max_is_where_the_lasso_becomes_zero():
 
 
 @pytest.mark.parametrize("parametrisation", ["difference", "square", "hadamard"])
-@pytest.mark.parametrize("loss_scale", [0.25, 0.5])
-def test_stable_lr_is_two_over_the_top_eigenvalue_of_the_hessian(parametrisation, loss_scale):
+@pytest.mark.parametrize("loss_constant", [0.25, 0.5])
+def test_stable_lr_is_two_over_the_top_eigenvalue_of_the_hessian(parametrisation, loss_constant):
     """At an interpolating minimum with w_minus = 0 (Hadamard: |u| = |v|), by autograd."""
     rng = torch.Generator().manual_seed(0)
     design = torch.randn(6, 4, generator=rng, dtype=torch.float64)
@@ -107,15 +107,15 @@ def test_stable_lr_is_two_over_the_top_eigenvalue_of_the_hessian(parametrisation
     def loss(*weights):
         names = [name for name, _ in model.named_parameters()]
         output = torch.func.functional_call(model, dict(zip(names, weights, strict=True)), (design,))
-        return loss_scale * (output - y).square().mean()
+        return loss_constant * (output - y).square().mean()
 
     blocks = torch.autograd.functional.hessian(loss, tuple(flat))
     hessian = torch.cat([torch.cat(row, 1) for row in blocks])
     top = float(torch.linalg.eigvalsh(hessian)[-1])
-    stable = stable_lr(design, root.square(), parametrisation=parametrisation, loss_scale=loss_scale)
+    stable = stable_lr(design, root.square(), parametrisation=parametrisation, loss_constant=loss_constant)
     assert stable == pytest.approx(2 / top, rel=1e-12)
     for momentum in (0.5, 0.9):  # heavy ball: 2 (1 + mu) / top
-        options = {"parametrisation": parametrisation, "loss_scale": loss_scale, "momentum": momentum}
+        options = {"parametrisation": parametrisation, "loss_constant": loss_constant, "momentum": momentum}
         assert stable_lr(design, root.square(), **options) == pytest.approx(2 * (1 + momentum) / top, rel=1e-12)
 
 
@@ -123,7 +123,7 @@ def test_stable_lr_is_two_over_the_top_eigenvalue_of_the_hessian(parametrisation
 def test_stable_lr_with_momentum_is_where_torch_sgd_begins_to_diverge(dampening, nesterov):
     """On w^2 / 2 at the step that a minimum of curvature 1 allows, times 0.99 and 1.01."""
     options = {"momentum": 0.9, "dampening": dampening, "nesterov": nesterov}
-    bound = 2 * stable_lr([[1.0]], [1.0], loss_scale=0.25, **options)  # a = h = 1: the Hessian there is 2
+    bound = 2 * stable_lr([[1.0]], [1.0], loss_constant=0.25, **options)  # a = h = 1: the Hessian there is 2
     for share, grows in ((0.99, False), (1.01, True)):
         w = torch.ones(1, dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.SGD([w], lr=share * bound, **options)

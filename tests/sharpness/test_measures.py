@@ -358,7 +358,7 @@ def test_on_diagonal_networks_it_is_the_effective_penalty(parametrisation, optio
         for weight, sign in zip(model.weights, signs, strict=True):
             weight.copy_(root * sign)
     torch.testing.assert_close(model.coef.detach(), beta)
-    options = {"lr": 0.02, "std": 1.5, "loss_scale": c, **options}
+    options = {"lr": 0.02, "std": 1.5, "loss_constant": c, **options}
     lam = effective_penalty(X, batch_size=batch_size, parametrisation=parametrisation, **options)
     coefficient = regulariser(batch_size=batch_size or N, **options)
     trace = gauss_newton_trace(model, lambda output, y: c * MSE(output, y), X, Y1, draws=None).value
@@ -373,7 +373,7 @@ def test_on_diagonal_networks_it_is_the_effective_penalty(parametrisation, optio
 
 def test_the_coefficient_is_a_quarter_of_the_step_times_the_covariance():
     net, lr, std, momentum = _mlp(), 0.03, 0.4, 0.6
-    coefficient = regulariser(lr, batch_size=3, std=std, loss_scale=1.0, outputs=2, momentum=momentum)
+    coefficient = regulariser(lr, batch_size=3, std=std, loss_constant=1.0, outputs=2, momentum=momentum)
     penalty = coefficient * gauss_newton_trace(net, MSE, X, Y2, draws=None).value
     covariance = gradient_covariance_trace(net, MSE, X, Y2, noise=std, batch_size=3, draws=400)
     rate = effective_lr(lr, momentum) / 4

@@ -21,7 +21,7 @@ SWEEPS = {
                                      "noise.std=4", "noise/schedule=power", "lr_schedule=cosine", "seed=0,1"],
     "antithetic, another axis": ["model.replicas=null", "noise=antithetic", "model.parametrisation=difference,square",
                                  "optimizer.lr=0.002", "noise.std=4", "seed=0,1"],
-    "automatic": ["model.replicas=null", "penalty.alpha_ratio=0.2,0.3", "steps=auto", "accuracy=1"],
+    "automatic": ["model.replicas=null", "penalty.alpha_ratio=0.2,0.3", "steps=auto", "target_distance=1"],
 }  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def test_the_folder_follows_from_the_overrides_in_any_order(lntrain, tmp_path):
     assert code == 0
     assert "skipped   6 jobs" in out
     assert len(list(_jobs(tmp_path, "").iterdir())) == 1
-    lntrain(*SIX, "accuracy=0.02")
+    lntrain(*SIX, "target_distance=0.02")
     assert len(list(_jobs(tmp_path, "").iterdir())) == 2
 
 

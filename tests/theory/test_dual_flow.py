@@ -20,14 +20,14 @@ WIDE = sparse_regression(12, 30, 3, signs="random", column_scales=(0.5, 2.0), se
 POSITIVE = sparse_regression(12, 30, 3, seed=2)
 TIMES = np.array([0.0, 0.01, 1.0, 10.0, 40.0])
 CASES = [
-    (problem, parametrisation, loss_scale, ratio, init)
+    (problem, parametrisation, loss_constant, ratio, init)
     for problem, parametrisation in (
         (NARROW, "difference"),
         (WIDE, "difference"),
         (WIDE, "hadamard"),
         (POSITIVE, "square"),
     )
-    for loss_scale, ratio, init in ((0.5, 0.1, 0.1), (0.25, 0.0, 0.3), (0.25, 0.3, 1e-3))
+    for loss_constant, ratio, init in ((0.5, 0.1, 0.1), (0.25, 0.0, 0.3), (0.25, 0.3, 1e-3))
 ]
 
 
@@ -56,11 +56,11 @@ def mean_identity(flow, X, y, penalty, init, a):
     )
 
 
-@pytest.mark.parametrize(("problem", "parametrisation", "loss_scale", "ratio", "init"), CASES)
-def test_the_dual_is_the_flow_of_the_weights(problem, parametrisation, loss_scale, ratio, init):
-    X, y, a = problem.X, problem.y, step_factor(parametrisation, loss_scale)
+@pytest.mark.parametrize(("problem", "parametrisation", "loss_constant", "ratio", "init"), CASES)
+def test_the_dual_is_the_flow_of_the_weights(problem, parametrisation, loss_constant, ratio, init):
+    X, y, a = problem.X, problem.y, step_factor(parametrisation, loss_constant)
     penalty = ratio * alpha_max(X, y) * mean_squares(X)
-    options = {"parametrisation": parametrisation, "loss_scale": loss_scale, "init": init}
+    options = {"parametrisation": parametrisation, "loss_constant": loss_constant, "init": init}
     flow = limit_flow(X, y, TIMES, penalty, **options)
     signs = [1.0] if parametrisation == "square" else [1.0, -1.0]
     coef, logs = primal(X, y, TIMES, penalty.numpy(), init, a, signs)

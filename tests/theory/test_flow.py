@@ -34,11 +34,11 @@ POSITIVE = sparse_regression(40, 60, 4, column_scales=(0.5, 2.0), seed=0)
 ALL = [("difference", 2), ("square", 2), ("hadamard", 2), ("difference", 3), ("difference", 4)]
 
 
-@pytest.mark.parametrize("loss_scale", [0.25, 0.5])
-def test_gradient_flow_of_one_square_is_the_logistic_curve(loss_scale):
+@pytest.mark.parametrize("loss_constant", [0.25, 0.5])
+def test_gradient_flow_of_one_square_is_the_logistic_curve(loss_constant):
     """beta' = 2 a beta (y - beta): beta = y / (1 + (y/beta_0 - 1) exp(-2 a y t))."""
-    times, a = np.linspace(0, 5, 11), 4 * loss_scale
-    flow = gradient_flow([[1.0]], [2.0], times, parametrisation="square", init=0.1, loss_scale=loss_scale)
+    times, a = np.linspace(0, 5, 11), 4 * loss_constant
+    flow = gradient_flow([[1.0]], [2.0], times, parametrisation="square", init=0.1, loss_constant=loss_constant)
     expected = 2 / (1 + (2 / 0.01 - 1) * np.exp(-2 * a * 2 * times))
     np.testing.assert_allclose(flow.coef[:, 0], expected, rtol=1e-6)
 
@@ -49,7 +49,7 @@ def test_gradient_flow_at_depth_is_the_gradient_of_the_loss(depth):
     model = DiagonalLinear(60, depth=depth, init=0.7)
     loss = 0.25 * (model(SIGNED.X) - SIGNED.y).square().mean()
     slopes = torch.autograd.grad(loss, model.weights)
-    flow = gradient_flow(SIGNED.X, SIGNED.y, [0.0, 1e-6], depth=depth, init=0.7, loss_scale=0.25)
+    flow = gradient_flow(SIGNED.X, SIGNED.y, [0.0, 1e-6], depth=depth, init=0.7, loss_constant=0.25)
     w = (flow.log_weights / 2).exp()
     torch.testing.assert_close((w[1] - w[0]) / -1e-6, torch.stack(slopes), rtol=1e-3, atol=1e-6)
 
@@ -95,7 +95,7 @@ def test_euler_at_the_step_of_training_is_training(parametrisation, depth, noise
     # Hadamard at lr is the difference of squares at lr/2 through w_pm = (u +/- v)/2 (theory.md section 2)
     model = DiagonalLinear(60, replicas=3, **options)
     optimizer = LabelNoiseSGD(model.parameters(), lr=0.004, noise=noise, seed=7)
-    *_, last = train(model, optimizer, SIGNED, 300, engine="torch", loss_scale=0.25)
+    *_, last = train(model, optimizer, SIGNED, 300, engine="torch", loss_constant=0.25)
     flow = label_noise_flow(
         SIGNED.X,
         SIGNED.y,
@@ -105,7 +105,7 @@ def test_euler_at_the_step_of_training_is_training(parametrisation, depth, noise
         scheme="euler",
         replicas=3,
         seed=7,
-        loss_scale=0.25,
+        loss_constant=0.25,
         **options,
     )
     torch.testing.assert_close(flow.coef[-1], last.coef, rtol=1e-9, atol=1e-12)

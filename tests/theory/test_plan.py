@@ -21,7 +21,7 @@ DYNAMICS = {
     "plain": Dynamics(),
     "square": Dynamics(parametrisation="square"),
     "hadamard": Dynamics(parametrisation="hadamard"),
-    "paper": Dynamics(loss_scale=0.25),
+    "paper": Dynamics(loss_constant=0.25),
     "heavy ball": Dynamics(momentum=0.9),
     "batches": Dynamics(batch_size=4),
     "antithetic": Dynamics(antithetic=True),
@@ -33,7 +33,7 @@ EACH = pytest.mark.parametrize("dynamics", list(DYNAMICS.values()), ids=list(DYN
 
 @EACH
 def test_the_penalty_is_the_wish_and_the_lr_is_stable_and_almost_unbiased(dynamics):
-    plan = make_plan(PROBLEM, dynamics, alpha_ratio=0.2, accuracy=1.0)
+    plan = make_plan(PROBLEM, dynamics, alpha_ratio=0.2, target_distance=1.0)
     torch.testing.assert_close(plan.penalty, 0.2 * TOP * mean_squares(PROBLEM.X) + dynamics.decay, rtol=1e-9, atol=0)
     back = effective_penalty(PROBLEM.X, lr=plan.lr, std=plan.std, **dynamics.penalty_options())
     torch.testing.assert_close(back, plan.penalty, rtol=1e-9, atol=0)
@@ -102,7 +102,7 @@ def test_a_budget_bounds_the_work_the_same_everywhere_and_a_wish_wins_over_it():
     assert tight.steps * cost <= 1e8 * 1.1  # two digits, upwards
     assert tight.expected.distance > free.expected.distance
     assert (tight.lr, tight.std, tight.steps) == (again.lr, again.std, again.steps)
-    assert make_plan(table, dynamics, budget=1e8, accuracy=0.01, **options).steps > 2 * tight.steps
+    assert make_plan(table, dynamics, budget=1e8, target_distance=0.01, **options).steps > 2 * tight.steps
     assert make_plan(table, dynamics, budget=1e8, steps=50_000, **options).steps == 50_000
     assert tight.tenfold[0] < tight.expected.distance
 
@@ -111,7 +111,7 @@ def test_antithetic_pairs_are_chosen_where_they_save_ten_times_the_work():
     both = [Dynamics(), Dynamics(antithetic=True)]
     assert make_plan(diabetes(), both, corrected=True, tail=True, budget=1e11).dynamics.antithetic
     tiny = Problem([[1.0], [1.0]], [2.0, 2.0])
-    assert not make_plan(tiny, both, accuracy=0.5, tail=True).dynamics.antithetic
+    assert not make_plan(tiny, both, target_distance=0.5, tail=True).dynamics.antithetic
 
 
 def test_batches_are_chosen_where_rows_are_many():
@@ -217,7 +217,7 @@ def test_a_penalty_above_alpha_max_predicts_zero(corrected):
         ({"lr": 0.0}, "optimizer.lr=0.0"),
         ({"lr": math.inf}, "optimizer.lr=inf"),
         ({"steps": 0}, "steps=0"),
-        ({"accuracy": 0.0}, "accuracy=0.0"),
+        ({"target_distance": 0.0}, "target_distance=0.0"),
         ({"budget": -1.0}, "budget=-1.0"),
     ],
     ids=str,

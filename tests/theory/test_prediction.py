@@ -42,7 +42,7 @@ def _pair(noise=8.0, lr=0.01, *, model=None, **options):
     "options", [{}, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True}, {"weight_decay": 0.1}], ids=str
 )
 @pytest.mark.parametrize("paired", [False, True])
-@pytest.mark.parametrize("batch", [{}, {"batch_size": 4}, {"batch_size": 4, "sampling": "haochen"}], ids=str)
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 4}, {"batch_size": 4, "sampling": "noisy_rows"}], ids=str)
 def test_the_penalty_is_what_effective_penalty_says_when_it_is_told_the_truth(parametrisation, options, paired, batch):
     noise = Antithetic(GaussianNoise(8.0)) if paired else RademacherNoise(8.0)
     model, optimizer = _pair(noise, model=DiagonalLinear(PROBLEM.d, parametrisation=parametrisation), **options)
@@ -144,12 +144,21 @@ def test_what_cannot_be_predicted_is_refused_by_name(build, says):
 
 def test_the_former_name_of_the_loss_constant_still_works():
     new = effective_penalty(PROBLEM.X, lr=0.1, std=1.0, loss_constant=0.25)
-    assert torch.equal(new, effective_penalty(PROBLEM.X, lr=0.1, std=1.0, loss_scale=0.25))
+    with pytest.warns(FutureWarning, match="loss_scale=...\\) is loss_constant now"):
+        assert torch.equal(new, effective_penalty(PROBLEM.X, lr=0.1, std=1.0, loss_scale=0.25))
     model, optimizer = _pair()
     *_, first = train(model, optimizer, PROBLEM, 50, loss_constant=0.25)
     model, optimizer = _pair()
-    *_, second = train(model, optimizer, PROBLEM, 50, loss_scale=0.25)
+    with pytest.warns(FutureWarning, match="loss_scale"):
+        snapshots = train(model, optimizer, PROBLEM, 50, loss_scale=0.25)
+    *_, second = snapshots
     assert torch.equal(first.coef, second.coef)
+    with pytest.raises(TypeError, match="give that one alone"):
+        effective_penalty(PROBLEM.X, lr=0.1, std=1.0, loss_scale=0.25, loss_constant=0.25)
+    options = {"lr": 0.1, "std": 1.0, "batch_size": 2}
+    with pytest.warns(FutureWarning, match="'noisy_rows' now"):
+        former = effective_penalty(PROBLEM.X, sampling="haochen", **options)
+    assert torch.equal(former, effective_penalty(PROBLEM.X, sampling="noisy_rows", **options))
     assert math.isfinite(float(first.loss))
 
 

@@ -33,8 +33,8 @@ SETTINGS = {
     "difference": {},
     "square": {"parametrisation": "square"},
     "hadamard": {"parametrisation": "hadamard"},
-    "the paper's loss": {"parametrisation": "square", "loss_scale": 0.25},
-    "MSELoss": {"loss_scale": 1.0, "lr": 0.00125},
+    "the paper's loss": {"parametrisation": "square", "loss_constant": 0.25},
+    "MSELoss": {"loss_constant": 1.0, "lr": 0.00125},
     "weight decay": {"weight_decay": 0.1},
     "weight decay, hadamard": {"parametrisation": "hadamard", "weight_decay": 0.05},
     "heavy ball": {"momentum": 0.9, "lr": 0.00025},
@@ -48,8 +48,8 @@ SETTINGS = {
     "batch 8": {"batch_size": 8},
     "batch 8 without": {"batch_size": 8, "sampling": "without"},
     "batch 8 shuffle": {"batch_size": 8, "sampling": "shuffle"},
-    "haochen 1": {"batch_size": 1, "sampling": "haochen"},
-    "haochen 8": {"batch_size": 8, "sampling": "haochen"},
+    "noisy rows 1": {"batch_size": 1, "sampling": "noisy_rows"},
+    "noisy rows 8": {"batch_size": 8, "sampling": "noisy_rows"},
 }
 FAST = ["difference", "square", "hadamard", "weight decay", "heavy ball", "batch 8"]
 
@@ -57,7 +57,7 @@ FAST = ["difference", "square", "hadamard", "weight decay", "heavy ball", "batch
 def reach(problem, *, ratio=0.1, steps=400_000, lr=0.0025, kind=GaussianNoise, replicas=REPLICAS, **setting):
     """(row of figures, expected finite-step bias of lambda on the support): train towards alpha = ratio * alpha_max."""
     weight_decay, antithetic = setting.get("weight_decay", 0.0), setting.get("antithetic", False)
-    train_options = {k: setting[k] for k in ("batch_size", "sampling", "loss_scale") if k in setting}
+    train_options = {k: setting[k] for k in ("batch_size", "sampling", "loss_constant") if k in setting}
     sgd = {k: setting[k] for k in ("momentum", "dampening", "nesterov", "weight_decay") if k in setting}
     parametrisation = setting.get("parametrisation", "difference")
     options = {**train_options, **sgd, "lr": lr, "parametrisation": parametrisation, "antithetic": antithetic}
@@ -77,7 +77,7 @@ def reach(problem, *, ratio=0.1, steps=400_000, lr=0.0025, kind=GaussianNoise, r
         lr=lr,
         parametrisation=parametrisation,
         antithetic=antithetic,
-        loss_scale=setting.get("loss_scale", 0.5),
+        loss_constant=setting.get("loss_constant", 0.5),
         momentum=sgd.get("momentum", 0.0),
         dampening=sgd.get("dampening", 0.0),
         kurtosis=gradient_kurtosis(problem.X, 1.0 if kind is RademacherNoise else 3.0, setting.get("batch_size")),
@@ -103,7 +103,7 @@ def test_lambda_is_the_prediction(name):
 def test_lambda_is_the_prediction_in_every_setting(name, data):
     setting = SETTINGS[name]
     row, _ = reach(_problem(setting) if data == "noiseless" else NOISY, **{**setting, "steps": 1_000_000})
-    tolerance = BATCH if setting.get("batch_size") and setting.get("sampling") != "haochen" else FULL
+    tolerance = BATCH if setting.get("batch_size") and setting.get("sampling") != "noisy_rows" else FULL
     assert row["lambda_ratio"] == pytest.approx(1, abs=tolerance)
     assert row["lambda_ratio_sd"] < tolerance
 

@@ -17,7 +17,7 @@ SAMPLING = {
     "replacement": {"batch_size": 3},
     "without": {"batch_size": 3, "sampling": "without"},
     "shuffle": {"batch_size": 5, "sampling": "shuffle"},
-    "haochen": {"batch_size": 2, "sampling": "haochen"},
+    "noisy_rows": {"batch_size": 2, "sampling": "noisy_rows"},
 }
 MOMENTUM = {
     "plain": {},
@@ -57,7 +57,7 @@ def _twin(problem, steps, parametrisation, batch_size=None, sampling=None, lrs=N
         else:
             np.add.at(noise, rows[k], z[k] * n / b)
             Xb, yb = X[rows[k]], y[rows[k]] + z[k]
-            g = Xb.T @ (Xb @ beta - yb) / b if sampling != "haochen" else X.T @ (X @ beta - y - noise) / n
+            g = Xb.T @ (Xb @ beta - yb) / b if sampling != "noisy_rows" else X.T @ (X @ beta - y - noise) / n
         coefs.append(beta)
         noises.append(noise)
         slope = {"difference": [2 * w[0], -2 * w[1]], "square": [2 * w[0], 0 * w[1]], "hadamard": [w[1], w[0]]}
@@ -108,12 +108,12 @@ def test_means_run_over_pre_step_values():
     assert bool((snapshots[1].mean_noise == 0).all())
 
 
-@pytest.mark.parametrize("loss_scale", [0.25, 1.0])
-def test_loss_scale_scales_the_step(problem, loss_scale):
-    *_, one = train(*_start(problem, lr=LR / (2 * loss_scale)), problem, 40, loss_scale=loss_scale)
+@pytest.mark.parametrize("loss_constant", [0.25, 1.0])
+def test_loss_scale_scales_the_step(problem, loss_constant):
+    *_, one = train(*_start(problem, lr=LR / (2 * loss_constant)), problem, 40, loss_constant=loss_constant)
     *_, half = train(*_start(problem), problem, 40)
     torch.testing.assert_close(one.coef, half.coef, rtol=1e-12, atol=1e-14)
-    assert float(one.loss) == pytest.approx(float(half.loss) * loss_scale / 0.5, rel=1e-11)
+    assert float(one.loss) == pytest.approx(float(half.loss) * loss_constant / 0.5, rel=1e-11)
 
 
 def _scheduled(run):
