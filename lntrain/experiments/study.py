@@ -21,6 +21,7 @@ ANNEALING_POINTS = 6  # reported evenly within the annealing, which a log scale 
 def seeds_of(cfg: DictConfig) -> list[int]:
     """seed, seed + 1, ..., one a replica.
 
+    >>> from omegaconf import OmegaConf
     >>> seeds_of(OmegaConf.create({"seed": 3, "study": {"replicas": 2}}))
     [3, 4]
     """

@@ -119,7 +119,8 @@ def _plan(cfg: DictConfig, setting: Setting, problem: Problem) -> Plan:
 def model_of(cfg: DictConfig, setting: Setting, d: int, dtype: torch.dtype, *, replicas: int | None) -> DiagonalLinear:
     """The configured network."""
     make = instantiate(cfg.model, _partial_=True, _convert_="all")
-    model: DiagonalLinear = make(in_features=d, init=setting.init, replicas=replicas, dtype=dtype)
+    settled = {"init": setting.init} if cfg.model.init == "auto" else {}  # else it may be an object of its own
+    model: DiagonalLinear = make(in_features=d, replicas=replicas, dtype=dtype, **settled)
     return model
 
 

@@ -14,6 +14,7 @@ def expected_targets(one_hot: Tensor, noise: Noise) -> Tensor:
     Both losses are, in the target, linear or linear plus a square that training does not move: with these
     rows they are the expected loss of the noisy ones, up to a constant.
 
+    >>> import torch
     >>> expected_targets(torch.tensor([[1.0, 0.0, 0.0]]), LabelFlips(0.5, 3)).tolist()
     [[0.5, 0.25, 0.25]]
 

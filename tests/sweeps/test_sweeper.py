@@ -184,7 +184,7 @@ def test_a_mistake_in_an_axis_shows_before_anything_runs(lntrain, tmp_path):
 
 
 def test_a_held_folder_is_refused_and_a_dead_holder_is_none(tmp_path):
-    code = f"from lntrain import folders; import pathlib, time\nwith folders.lock(pathlib.Path({str(tmp_path)!r})):\n print('held', flush=True); time.sleep(600)"
+    code = f"from lntrain.runs import folders; import pathlib, time\nwith folders.lock(pathlib.Path({str(tmp_path)!r})):\n print('held', flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         assert f"process {other.pid} on " in folders.holder(tmp_path)
