@@ -1,11 +1,33 @@
-"""Engines advance a run in place: same trajectory, at different speeds."""
+"""Engines advance a run in place: one trajectory, by the path that is fastest for its shape.
+
+The map. `choose_path` (paths.py) reads a run and a number of threads, and takes the first that fits; `cpu.advance` follows it.
+Every path draws the numbers of `loop.py`, the slow twin, and agrees with it to rounding.
+
+| path | taken where | X is read | module | against the run alone, other chunks and threads |
+|---|---|---|---|---|
+| `torch` | anything else: other models, optimisers, noises, hooks | as it is | loop | bit-equal |
+| `cuda` | X on a GPU; a step of all replicas in a CUDA graph | as it is | cuda | to rounding; never yet run on a GPU |
+| `threads` | a step reads over 32 MB of a dense X | its rows, in 8 parts | threads | bit-equal |
+| `lanes` | plain steps on all rows, a whole vector of replicas for each thread | once for all of them | lanes | to rounding |
+| `panels` | plain steps on all rows, panels of columns fit registers | panels | panels | bit-equal |
+| `whole_batch` | plain steps on all rows | rows | steps | bit-equal |
+| `single_row` | plain steps, one drawn row each | the row and the next | singles | bit-equal |
+| `sparse` | a CSR X, plain steps, one drawn row each | the row's own numbers | sparse | bit-equal |
+| `general` | momentum, weight decay, depth, batches, noisy rows | rows | steps | bit-equal |
+
+Plain: depth 2, no momentum, no weight decay: a multiplicative step. `general` serves every dense run, and is the twin of the
+leaner ones in tests (`cpu.advance(run, stop, path)`). tests/engine proves each row; scripts/benchmark.py times them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from lntrain.engine import cpu, cuda, loop
+from lntrain.engine.paths import Path, applies, choose_path, supported
 from lntrain.engine.state import Run
+
+__all__ = ["ENGINES", "Path", "Run", "choose", "choose_path"]
 
 ENGINES = ("auto", "torch", "fused")
 
@@ -14,10 +36,10 @@ def choose(engine: str, run: Run) -> tuple[str, Callable[[Run, int], None]]:
     """The engine's name and its `advance(run, stop)`; "auto" takes the fused one where it applies."""
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown: choose one of {', '.join(ENGINES)}")
-    fused = cuda if run.X.device.type == "cuda" else cpu
-    reason = None if engine == "torch" else fused.applies(run)
+    gpu = run.X.device.type == "cuda"
+    reason = None if engine == "torch" else supported(run) if gpu else applies(run)
     if engine == "fused" and reason is not None:
         raise ValueError(f'engine="fused" cannot run this: {reason}; take engine="torch" or "auto"')
     if engine == "torch" or reason is not None:
         return "torch", loop.advance
-    return "fused", fused.advance
+    return "fused", cuda.advance if gpu else cpu.advance

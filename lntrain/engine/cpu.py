@@ -14,86 +14,46 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lntrain.engine import kernels, lanes, panels, singles, sparse, steps, wide
+from lntrain.engine import kernels, lanes, panels, sparse, steps, threads
+from lntrain.engine.paths import (
+    FLOOR,
+    NOISES,
+    PARAMETRISATIONS,
+    Path,
+    alone,
+    choose_path,
+    copied,
+    in_lanes,
+    plain,
+    vectors,
+)
 from lntrain.engine.simd import VECTOR_BYTES, aligned
 from lntrain.engine.state import BLOCK, Run
 from lntrain.models.diagonal import DiagonalLinear
-from lntrain.noise.labels import Antithetic, GaussianNoise, NoNoise, RademacherNoise
+from lntrain.noise.labels import Antithetic
 from lntrain.noise.philox import SAMPLINGS, stream_key
 from lntrain.noise.schedules import factors
-from lntrain.optim.counting import count_step
-from lntrain.optim.sgd import LabelNoiseSGD, noise_std
+from lntrain.optim.sgd import noise_std
 
-# w^L at which decaying weights stop: far below what results read; an ulp of it is no denormal, which is slow
-FLOOR = {torch.float64: 1e-290, torch.float32: 1e-30}
 SEGMENT = 1024 * BLOCK  # steps a compiled call makes under a schedule: bounds its memory
-COPY_BYTES = 2_000_000  # X up to this size is copied into aligned rows at each call; beyond it, read where it is
-
-_PARAMETRISATIONS = {"difference": kernels.DIFFERENCE, "square": kernels.SQUARE, "hadamard": kernels.HADAMARD}
-_NOISES = {NoNoise: kernels.NONE, GaussianNoise: kernels.GAUSSIAN, RademacherNoise: kernels.RADEMACHER}
 
 
-def applies(run: Run) -> str | None:
-    """None where this engine can run `run`, else why not."""
-    if run.X.device.type != "cpu" or run.X.layout not in (torch.strided, torch.sparse_csr):
-        return f"X is {run.X.layout} on {run.X.device}, not dense or CSR on the CPU"
-    if (reason := supported(run)) is not None:
-        return reason
-    rows_alone = run.batch_size == 1 and run.sampling not in ("full", "noisy_rows")
-    if run.X.layout == torch.sparse_csr and not (_plain(run) and rows_alone):
-        return "a sparse X needs batch_size=1, depth 2, no momentum and no weight decay"
-    return None
-
-
-def supported(run: Run) -> str | None:
-    """None where a step by hand is what model, optimiser and noise would do by torch, else why not."""
-    model, optimizer = run.model, run.optimizer
-    if type(model) is not DiagonalLinear:
-        return f"the model is a {type(model).__name__}, not a DiagonalLinear"
-    if run.X.dtype not in FLOOR:
-        return f"the dtype is {run.X.dtype}, not float32 or float64"
-    if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
-        return f"the optimizer is {type(optimizer).__name__}, not LabelNoiseSGD or torch.optim.SGD"
-    held = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
-    if len(held) != 1 or sorted(held[0]) != sorted(id(w) for w in model.weights):
-        return "the optimizer must hold the model's weights, all in one group"
-    if not all(w.requires_grad for w in model.weights):
-        return "a weight is frozen (requires_grad=False)"
-    group = optimizer.param_groups[0]
-    for option in ("maximize", "differentiable"):
-        if group[option]:
-            return f"{option}=True is not supported"
-    if group.get("noise_draw"):
-        return "perturb() was called since the optimizer's last step"
-    noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
-    if type(noise) not in _NOISES:
-        return f"the noise is {type(noise).__name__}, not GaussianNoise, RademacherNoise, Antithetic or NoNoise"
-    after = [hook for hook in optimizer._optimizer_step_post_hooks.values() if hook is not count_step]
-    if (
-        after
-        or optimizer._optimizer_step_pre_hooks
-        or model._forward_hooks
-        or model._forward_pre_hooks
-        or any(w._backward_hooks for w in model.weights)
-    ):
-        return "hooks are registered, which a fused step would pass by"
-    return None
-
-
-def advance(run: Run, stop: int) -> None:
-    """Train `run` up to step `stop`, in place."""
+def advance(run: Run, stop: int, path: Path | None = None) -> None:
+    """Train `run` up to step `stop`, in place; by a path named, where the run can take it, else by choose_path."""
     if run.step >= stop:
         return
-    X = None if _shared(run) == run.replicas else _layout(run)  # which only those that run alone read
+    path = path or choose_path(run, many=torch.get_num_threads())
+    shared = in_lanes(run, 1) if path == Path.LANES else 0  # the others run alone
+    X = None if shared == run.replicas else _layout(run, alone(run) if path == Path.LANES else path)
     constant = run.lr_schedule is None and run.noise.schedule is None  # type: ignore[union-attr]
     while run.step < stop:
-        _segment(run, X, stop if constant else min(stop, (run.step // SEGMENT + 1) * SEGMENT))
+        _segment(run, X, stop if constant else min(stop, (run.step // SEGMENT + 1) * SEGMENT), path, shared)
 
 
-def _segment(run: Run, X: Any, stop: int) -> None:
+def _segment(run: Run, X: Any, stop: int, path: Path, shared: int) -> None:
     """Steps run.step..stop-1 of every replica; only then is anything written back."""
     group, count = run.optimizer.param_groups[0], stop - run.step
-    states, first = _load(run, _vectors(run))
+    states, first = _load(run, vectors(run, path))
     dtype = states[0].weights.dtype
     lr = group["lr"] if run.lr_schedule is None else run.base_lr[0]
     rates = (float(lr) * step_factors(run.lr_schedule, run.step, count, "lr_schedule")).astype(dtype)
@@ -102,15 +62,14 @@ def _segment(run: Run, X: Any, stop: int) -> None:
     stds, ratios = (np.broadcast_to(v, len(states)) for v in (noise_std(run.optimizer), group.get("lr_ratio", 1.0)))
     y = _padded(run.y.detach().numpy())
 
-    rules, pairs = [_rule(run, float(ratio)) for ratio in ratios], run.keys()
+    rules, pairs = [_rule(run, path, float(ratio)) for ratio in ratios], run.keys()
     keys = [np.uint64(stream_key(*pair)) for pair in pairs]
     std = [(s * levels).astype(dtype) for s in stds]
-    rows = len(run.y) if run.sampling in ("full", "noisy_rows") else run.batch_size
     where = (run.step, run.noise_step, count, rates)
-    if not isinstance(X, tuple) and rows * run.X.shape[1] * dtype.itemsize >= wide.WIDE_BYTES:
-        wide.run_steps(X, y, rules, states, keys, *where, std, first)
+    if path == Path.THREADS:
+        threads.run_steps(X, y, rules, states, keys, *where, std, first)
     else:
-        _side_by_side(run, X, y, list(zip(rules, states, keys, std, strict=True)), where, first)
+        _side_by_side(run, X, y, list(zip(rules, states, keys, std, strict=True)), where, first, path, shared)
     _store(run, states)
     run.step = stop
     if run.lr_schedule is not None:
@@ -120,37 +79,32 @@ def _segment(run: Run, X: Any, stop: int) -> None:
 
 
 def _side_by_side(
-    run: Run, X: Any, y: Any, replicas: list[tuple[Any, Any, Any, Any]], where: tuple[int, int, int, Any], new: bool
+    run: Run,
+    X: Any,
+    y: Any,
+    replicas: list[tuple[Any, Any, Any, Any]],
+    where: tuple[int, int, int, Any],
+    new: bool,
+    path: Path,
+    shared: int,
 ) -> None:
-    """Steps of the replicas (rule, state, key, stds), on threads: those that share vectors together, the others alone."""
-    shared, width = _shared(run), lanes.count(run.X.dtype.itemsize)
-    packed, vectors = _packed(run) if shared else None, (0,) * _vectors(run)
+    """Steps of the replicas (rule, state, key, stds), on threads: the first `shared` in lanes, the others alone."""
+    width = lanes.count(run.X.dtype.itemsize)
+    packed = _packed(run) if shared else None
+    kept = (0,) * vectors(run, alone(run) if shared else path)
 
     def together(r: int) -> None:
         lanes.run_steps(packed, y[: len(run.y)], replicas[r : r + width], *where)
 
-    def alone(r: int) -> None:
+    def by_itself(r: int) -> None:
         rule, state, key, std = replicas[r]
         own = (y, rule, state, key, *where, std)
-        sparse.run_steps(X, *own) if isinstance(X, tuple) else steps.run_steps(X, vectors, *own, new)
+        sparse.run_steps(X, *own) if isinstance(X, tuple) else steps.run_steps(X, kept, *own, new)
 
     jobs = [partial(together, r) for r in range(0, shared, width)]
-    jobs += [partial(alone, r) for r in range(shared, len(replicas))]
+    jobs += [partial(by_itself, r) for r in range(shared, len(replicas))]
     with ThreadPoolExecutor(min(len(jobs), torch.get_num_threads())) as pool:
         list(pool.map(lambda job: job(), jobs))
-
-
-def _shared(run: Run) -> int:
-    """How many replicas, the first ones, run in the lanes of vectors: whole vectors, and enough for every thread."""
-    width = lanes.count(run.X.dtype.itemsize)
-    vectors = (run.replicas or 1) // width
-    return vectors * width if _bare(run) and vectors >= torch.get_num_threads() else 0
-
-
-def _bare(run: Run) -> bool:
-    """Plain steps on the whole batch of a dense X that is not too large for the caches."""
-    dense = run.X.layout == torch.strided and run.X.nbytes < wide.WIDE_BYTES
-    return dense and _plain(run) and run.sampling == "full"
 
 
 def _packed(run: Run) -> NDArray[Any]:
@@ -161,27 +115,26 @@ def _packed(run: Run) -> NDArray[Any]:
     return run.packed[1]
 
 
-def _rule(run: Run, ratio: float) -> kernels.Rule:
+def _rule(run: Run, path: Path, ratio: float) -> kernels.Rule:
     model, group, n = run.model, run.optimizer.param_groups[0], len(run.y)
     assert isinstance(model, DiagonalLinear)
     real = np.float64 if run.X.dtype == torch.float64 else np.float32
     noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
     rows = n if run.sampling in ("full", "noisy_rows") else run.batch_size
     return kernels.Rule(
-        parametrisation=_PARAMETRISATIONS[model.parametrisation],
+        parametrisation=PARAMETRISATIONS[model.parametrisation],
         depth=model.depth,
-        noise=_NOISES[type(noise)],
+        noise=NOISES[type(noise)],
         paired=run.noise.period == 2,
         sampling=SAMPLINGS.index(run.sampling),
         batch_size=run.batch_size,
-        scale=real(
-            (4 if _plain(run) and model.parametrisation != "hadamard" else 2) * run.loss_constant / rows * ratio
-        ),
+        scale=real((4 if plain(run) and model.parametrisation != "hadamard" else 2) * run.loss_constant / rows * ratio),
         spread=real(n / run.batch_size),
         momentum=real(group["momentum"]),
-        damping=real(1 - group["dampening"]),
+        undampened=real(1 - group["dampening"]),
         nesterov=bool(group["nesterov"]),
         decay=real(group["weight_decay"]),
+        general=path == Path.GENERAL,
         floor=real(FLOOR[run.X.dtype] ** (1 / model.depth)),
     )
 
@@ -189,24 +142,6 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
 def step_factors(schedule: Any, start: int, count: int, name: str) -> NDArray[np.float64]:
     """The schedule at steps start..start+count-1; without one, ones for a block, which all of them share."""
     return np.ones(BLOCK) if schedule is None else factors(schedule, start, start + count, name, block=BLOCK)
-
-
-def _plain(run: Run) -> bool:
-    """As steps.plain of its rules."""
-    group = run.optimizer.param_groups[0]
-    return bool(group["momentum"] == 0 and group["weight_decay"] == 0 and run.model.depth == 2)
-
-
-def _vectors(run: Run) -> int:
-    """How many a panel of X takes, or registers keep where a step reads one row; 0 where neither pays."""
-    if not _plain(run) or run.X.layout != torch.strided:
-        return 0
-    n, d = run.X.shape
-    if _bare(run):
-        return panels.width(n, d, run.X.dtype.itemsize)
-    if run.sampling not in ("full", "noisy_rows") and run.batch_size == 1 and run.X.nbytes <= COPY_BYTES:
-        return singles.width(d, run.X.dtype.itemsize)
-    return 0
 
 
 def _load(run: Run, many: int) -> tuple[list[kernels.State], bool]:
@@ -256,10 +191,9 @@ def _gather(rows: list[NDArray[Any]], like: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(rows)).reshape(like.shape)
 
 
-def _layout(run: Run) -> Any:
-    """X as a replica alone reads it: in panels, or by rows."""
-    many = _vectors(run)
-    return panels.pack(run.X.detach().numpy(), many) if many and run.sampling == "full" else _rows(run.X)
+def _layout(run: Run, path: Path) -> Any:
+    """X as this path reads it: in panels, or by rows."""
+    return panels.pack(run.X.detach().numpy(), vectors(run, path)) if path == Path.PANELS else _rows(run.X)
 
 
 def _rows(X: Tensor) -> Any:
@@ -267,7 +201,7 @@ def _rows(X: Tensor) -> Any:
     if X.layout == torch.sparse_csr:
         return tuple(part.detach().numpy() for part in (X.values(), X.col_indices(), X.crow_indices()))
     array = np.ascontiguousarray(X.detach().numpy())
-    return _padded(array) if array.nbytes <= COPY_BYTES else array
+    return _padded(array) if copied(X) else array
 
 
 def _padded(array: NDArray[Any], vectors: int = 1) -> NDArray[Any]:

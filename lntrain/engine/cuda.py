@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lntrain.engine import cpu
+from lntrain.engine import cpu, paths
 from lntrain.engine.state import BLOCK, Run
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.optim.sgd import noise_std
@@ -25,7 +25,7 @@ def applies(run: Run) -> str | None:
     """None where this engine can run `run`, else why not."""
     if run.X.device.type != "cuda" or run.X.layout != torch.strided:
         return f"X is {run.X.layout} on {run.X.device}, not dense on a GPU"
-    return cpu.supported(run)
+    return paths.supported(run)
 
 
 def captures(tensor: Tensor) -> bool:

@@ -35,7 +35,8 @@ class Rule(NamedTuple):
     scale: Any  # 2 loss_constant / rows: of the gradient; twice that in plain steps where d beta / dw = 2w
     spread: Any  # n / batch size: of a label's noise in the mean
     momentum: Any
-    damping: Any  # 1 - dampening
+    general: bool  # by the path that serves every rule, though a leaner one would fit
+    undampened: Any  # 1 - dampening
     nesterov: bool
     decay: Any
     floor: Any  # of |weight|
@@ -147,7 +148,7 @@ def sgd(rule, w, slopes, buffers, rate, first):  # type: ignore[no-untyped-def]
             for j in range(w.shape[1]):
                 w[m, j] -= rate * (slopes[m, j] + rule.decay * w[m, j])
             continue
-        keep, take = rule.momentum, rule.damping
+        keep, take = rule.momentum, rule.undampened
         if first:
             keep, take = 0 * keep, 0 * take + 1
         for j in range(w.shape[1]):

@@ -168,6 +168,8 @@ def _block(X, vectors, y, rule, state, drawn, t, rates, stds, new):  # type: ign
     """len(rates) steps within a block, by the leanest code that fits."""
     if X.ndim == 3:
         panels.block(X, vectors, y, rule, state, drawn, t, rates, stds)
+    elif rule.general:
+        _steps(X, y, rule, state, drawn, t, rates, stds, new)
     elif len(vectors) > 0 or (plain(rule) and rule.batch_size == 1 and FULL < rule.sampling < NOISY_ROWS):
         singles.block(X, vectors, y, rule, state, drawn, t, rates, stds)
     elif not plain(rule) or rule.sampling != FULL:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lntrain import Antithetic, DiagonalLinear, GaussianNoise, LabelNoiseSGD, RademacherNoise, sparse_regression, train
-from lntrain.engine import choose, cpu, cuda, lanes, loop, panels, singles, wide
+from lntrain.engine import Path, choose, choose_path, cpu, cuda, lanes, loop, panels, paths, singles, threads
 from lntrain.noise.labels import NoNoise
 from lntrain.noise.schedules import Cosine, PowerDecay
 from lntrain.training.loop import _begin
@@ -56,11 +56,11 @@ def make(model="difference", batch="full", optimizer="plain", noise="gaussian", 
     return _begin(net, LabelNoiseSGD(net.parameters(), **settings), problem, *BATCHES[batch], 0.5, schedule)
 
 
-def both(steps, *case, engine=cpu, **options):
-    """The run by the loop and by the fused engine."""
+def both(steps, *case, engine=cpu, path=None, **options):
+    """The run by the loop and by the fused engine, there by a path that is named."""
     runs = make(*case, **options), make(*case, **options)
     loop.advance(runs[0], steps)
-    engine.advance(runs[1], steps)
+    engine.advance(runs[1], steps, *([] if path is None else [path]))
     return runs
 
 
@@ -140,14 +140,14 @@ def test_panels_follow_the_loop(model, n, d, width):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_panels_and_rows_by_rows_are_one_trajectory(dtype, monkeypatch):
+def test_panels_and_rows_by_rows_are_one_trajectory(dtype):
     """The plain pass over rows, which large X take, on the same problem; and chunks leave no trace in it either."""
     runs = [make(n=37, d=70, dtype=dtype) for _ in range(3)]
+    assert choose_path(runs[0]) == Path.PANELS
     cpu.advance(runs[0], 700)
-    monkeypatch.setattr(panels, "width", lambda n, d, itemsize: 0)
-    cpu.advance(runs[1], 700)
+    cpu.advance(runs[1], 700, Path.WHOLE_BATCH)
     for stop in (1, 100, 256, 300, 700):
-        cpu.advance(runs[2], stop)
+        cpu.advance(runs[2], stop, Path.WHOLE_BATCH)
     assert_same(runs[1], runs[0], 1e-10 if dtype == torch.float64 else 1e-4)
     assert_same(runs[1], runs[2])
 
@@ -159,7 +159,7 @@ def test_single_rows_follow_the_loop(model, d, width, monkeypatch):
     assert singles.width(d, 8) == width
     reference, fused = both(300, model, "one", d=d, lr=1e-3)
     assert_same(reference, fused, 1e-10)
-    monkeypatch.setattr(cpu, "COPY_BYTES", 0)
+    monkeypatch.setattr(paths, "COPY_BYTES", 0)
     unpadded, cut = make(model, "one", d=d, lr=1e-3), make(model, "one", d=d, lr=1e-3)
     cpu.advance(unpadded, 300)
     for stop in (1, 2, 100, 257, 300):
@@ -169,29 +169,28 @@ def test_single_rows_follow_the_loop(model, d, width, monkeypatch):
 
 
 @pytest.fixture
-def wide_always(monkeypatch):
-    monkeypatch.setattr(wide, "WIDE_BYTES", 0)
-    monkeypatch.setattr(wide, "SHARED_BYTES", 0)
+def few_rows_at_a_time(monkeypatch):
+    monkeypatch.setattr(threads, "SHARED_BYTES", 0)
 
 
 @pytest.mark.parametrize("case", SOME, ids="-".join)
-def test_rows_split_over_threads_follow_the_loop(case, wide_always):
-    reference, fused = both(300, *case, n=37)
+def test_rows_split_over_threads_follow_the_loop(case, few_rows_at_a_time):
+    reference, fused = both(300, *case, n=37, path=Path.THREADS)
     assert_same(reference, fused, 1e-10)
 
 
 @pytest.mark.parametrize("batch", ["full", "shuffle"])
-def test_rows_split_over_threads_leave_no_trace(batch, wide_always):
+def test_rows_split_over_threads_leave_no_trace(batch, few_rows_at_a_time):
     """Of the number of threads, of chunks, and of other replicas."""
     runs = [make(batch=batch, n=69, replicas=2, optimizer="momentum", dtype=torch.float32) for _ in range(2)]
     torch.set_num_threads(1)  # conftest puts it back
-    cpu.advance(runs[0], 300)
+    cpu.advance(runs[0], 300, Path.THREADS)
     torch.set_num_threads(2)
     for stop in (1, 2, 77, 256, 300):
-        cpu.advance(runs[1], stop)
+        cpu.advance(runs[1], stop, Path.THREADS)
     assert_same(*runs)
     alone = make(batch=batch, n=69, optimizer="momentum", dtype=torch.float32, rank=1)
-    cpu.advance(alone, 300)
+    cpu.advance(alone, 300, Path.THREADS)
     assert torch.equal(alone.coef, runs[0].coef[1])
     assert torch.equal(alone.mean("coef"), runs[0].mean("coef")[1])
 
@@ -298,7 +297,7 @@ def test_replicas_in_lanes_are_the_runs_alone(model, noise, dtype):
     options = {"n": 29, "d": 61, "dtype": dtype, "schedule": Cosine(1000)}
     rates, seeds = (0.0005 * own).tolist(), [int(r) + 3 for r in own]
     many = make(model, replicas=width + 3, lr=rates, noise=drawn, seed=seeds, init=0.05 * own, **options)
-    assert cpu._shared(many) == width
+    assert paths.in_lanes(many, 1) == width
     cpu.advance(many, 300)
     for r in (0, 1, width - 1, width, width + 2):
         single = kinds.get(noise, GaussianNoise)(stds[r], schedule=PowerDecay(1.0, 50))
@@ -314,25 +313,25 @@ def test_replicas_in_lanes_are_the_runs_alone(model, noise, dtype):
 
 def test_replicas_in_lanes_leave_no_trace_of_chunks_and_threads():
     """Bit-equal, whole blocks or not; momentum, batches and few replicas take other ways."""
-    whole, cut, threads = (make(replicas=19, noise="antithetic") for _ in range(3))
+    whole, cut, other = (make(replicas=19, noise="antithetic") for _ in range(3))
     torch.set_num_threads(1)  # conftest puts it back
     cpu.advance(whole, 1100)
     for stop in (1, 7, 255, 256, 640, 1100):
         cpu.advance(cut, stop)
     assert_same(whole, cut)
     torch.set_num_threads(2)
-    assert cpu._shared(threads) == 16
-    cpu.advance(threads, 1100)
-    assert_same(whole, threads)
-    assert cpu._shared(make(replicas=15)) == 0  # two threads have more to gain from each replica alone
-    assert cpu._shared(make(optimizer="momentum", replicas=16)) == 0
-    assert cpu._shared(make(batch="one", replicas=16)) == 0
+    assert paths.in_lanes(other, 2) == 16
+    cpu.advance(other, 1100)
+    assert_same(whole, other)
+    assert paths.in_lanes(make(replicas=15), 2) == 0  # two threads have more to gain from each replica alone
+    assert paths.in_lanes(make(optimizer="momentum", replicas=16), 2) == 0
+    assert paths.in_lanes(make(batch="one", replicas=16), 2) == 0
 
 
 def test_lanes_see_another_x():
     torch.set_num_threads(1)  # conftest puts it back
     runs = make(replicas=8), make(replicas=8)
-    assert cpu._shared(runs[1]) == 8
+    assert choose_path(runs[1]) == Path.LANES
     for run, engine in zip(runs, (loop, cpu), strict=True):
         engine.advance(run, 5)
         run.X.mul_(0.5)
@@ -345,7 +344,7 @@ def test_lanes_run_under_inference_mode():
     torch.set_num_threads(1)  # conftest puts it back
     with torch.inference_mode():
         run = make(replicas=8)
-        assert cpu._shared(run) == 8
+        assert choose_path(run) == Path.LANES
         cpu.advance(run, 5)
         run.X.mul_(0.5)
         cpu.advance(run, 10)
@@ -411,7 +410,7 @@ def test_replicas_follow_the_loop():
 def test_decaying_weights_stop_at_the_floor_and_above_denormals(dtype):
     """With strong noise all weights decay; at denormals a step would take ten times as long."""
     run, number = make(noise=GaussianNoise(20.0), dtype=dtype, lr=0.003), torch.finfo(dtype)
-    floor = cpu.FLOOR[dtype] ** 0.5
+    floor = paths.FLOOR[dtype] ** 0.5
     for stop in range(200_000, 1_000_001, 200_000):
         cpu.advance(run, stop)
         lowest = min(float(w.detach().abs().min()) for w in run.model.weights)
@@ -499,3 +498,33 @@ def test_engines_hand_over_to_each_other():
     cpu.advance(mixed, 600)  # nothing is left to do
     for name, value in state_of(mixed)[0].items():
         assert torch.equal(value, before[0][name])
+
+
+SHAPES = {  # what is run -> its path on one thread, and on two
+    "all rows": ({}, Path.PANELS, Path.PANELS),
+    "all of many rows": ({"n": 400}, Path.WHOLE_BATCH, Path.WHOLE_BATCH),
+    "eight replicas": ({"replicas": 8}, Path.LANES, Path.PANELS),
+    "sixteen replicas": ({"replicas": 16}, Path.LANES, Path.LANES),
+    "seven replicas": ({"replicas": 7}, Path.PANELS, Path.PANELS),
+    "one row": ({"batch": "one"}, Path.SINGLE_ROW, Path.SINGLE_ROW),
+    "rows of an epoch": ({"batch": "shuffle"}, Path.GENERAL, Path.GENERAL),
+    "momentum": ({"optimizer": "momentum"}, Path.GENERAL, Path.GENERAL),
+    "momentum, eight replicas": ({"optimizer": "momentum", "replicas": 8}, Path.GENERAL, Path.GENERAL),
+    "a large X": ({"n": 500, "d": 9000}, Path.THREADS, Path.THREADS),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_path_is_a_pure_function_of_shape_and_threads(shape):
+    options, one, two = SHAPES[shape]
+    run = make(**options)
+    assert (choose_path(run, many=1), choose_path(run, many=2)) == (one, two)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": "one"}, {"noise": "antithetic"}, {"model": "hadamard"}], ids=str)
+def test_the_general_path_is_the_twin_of_the_leaner_ones(options):
+    lean, general = make(**options), make(**options)
+    assert choose_path(lean) != Path.GENERAL
+    cpu.advance(lean, 600)
+    cpu.advance(general, 600, Path.GENERAL)
+    assert_same(lean, general, 1e-10)

@@ -18,7 +18,7 @@ from lntrain.engine.state import BLOCK
 from lntrain.noise.compiled import compiled
 
 PARTS = 8
-WIDE_BYTES = 32_000_000  # of X that a step reads; below it a pass is over before threads have woken up
+LARGE_BYTES = 32_000_000  # of X that a step reads; below it a pass is over before threads have woken up
 SHARED_BYTES = 1_000_000  # rows that every replica meets before the next ones are read
 
 

@@ -1,0 +1,152 @@
+"""Which path a run takes: pure functions of what is run, and on how many threads."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from lntrain.engine import kernels, lanes, panels, singles, threads
+from lntrain.engine.state import Run
+from lntrain.models.diagonal import DiagonalLinear
+from lntrain.noise.labels import Antithetic, GaussianNoise, NoNoise, RademacherNoise
+from lntrain.optim.counting import count_step
+from lntrain.optim.sgd import LabelNoiseSGD
+
+# w^L at which decaying weights stop: far below what results read; an ulp of it is no denormal, which is slow
+FLOOR = {torch.float64: 1e-290, torch.float32: 1e-30}
+COPY_BYTES = 2_000_000  # X up to this size is copied into aligned rows at each call; beyond it, read where it is
+NOISES = {NoNoise: kernels.NONE, GaussianNoise: kernels.GAUSSIAN, RademacherNoise: kernels.RADEMACHER}
+PARAMETRISATIONS = {"difference": kernels.DIFFERENCE, "square": kernels.SQUARE, "hadamard": kernels.HADAMARD}
+
+
+class Path(StrEnum):
+    """The paths of the map in engine/__init__.py."""
+
+    TORCH = "torch"
+    CUDA = "cuda"
+    THREADS = "threads"
+    LANES = "lanes"
+    PANELS = "panels"
+    SINGLE_ROW = "single_row"
+    WHOLE_BATCH = "whole_batch"
+    SPARSE = "sparse"
+    GENERAL = "general"
+
+
+def choose_path(run: Run, *, many: int = 1) -> Path:
+    """The path that `run` takes on `many` threads; with LANES, replicas that fill no vector take `alone`."""
+    if run.X.device.type == "cuda":
+        return Path.CUDA if supported(run) is None else Path.TORCH
+    if applies(run) is not None:
+        return Path.TORCH
+    if run.X.layout == torch.strided and _rows(run) * run.X.shape[1] * run.X.itemsize >= threads.LARGE_BYTES:
+        return Path.THREADS
+    return Path.LANES if in_lanes(run, many) else alone(run)
+
+
+def alone(run: Run) -> Path:
+    """The path of a replica that shares X with no other, where an X in the caches serves one thread."""
+    if run.X.layout != torch.strided:
+        return Path.SPARSE
+    if not plain(run):
+        return Path.GENERAL
+    n, d = run.X.shape
+    if run.sampling == "full":
+        return Path.PANELS if panels.width(n, d, run.X.itemsize) else Path.WHOLE_BATCH
+    return Path.SINGLE_ROW if run.sampling != "noisy_rows" and run.batch_size == 1 else Path.GENERAL
+
+
+def in_lanes(run: Run, many: int) -> int:
+    """How many replicas, the first ones, run in the lanes of vectors: whole vectors, and enough for every thread."""
+    width = lanes.count(run.X.itemsize)
+    vectors = (run.replicas or 1) // width
+    small = run.X.layout == torch.strided and run.X.nbytes < threads.LARGE_BYTES
+    return vectors * width if small and plain(run) and run.sampling == "full" and vectors >= many else 0
+
+
+def vectors(run: Run, path: Path) -> int:
+    """How many a panel of X takes, or registers keep where a step reads one row; 0 where rows are read as they are."""
+    n, d = run.X.shape
+    if path in (Path.PANELS, Path.LANES):
+        return panels.width(n, d, run.X.itemsize)
+    if path == Path.SINGLE_ROW and copied(run.X):
+        return singles.width(d, run.X.itemsize)
+    return 0
+
+
+def copied(X: Tensor) -> bool:
+    """X is copied into aligned rows at each call; a larger one is read where it is."""
+    return X.nbytes <= COPY_BYTES
+
+
+def plain(run: Run) -> bool:
+    """A step is the multiplicative one: as steps.plain of its rules."""
+    group = run.optimizer.param_groups[0]
+    return bool(group["momentum"] == 0 and group["weight_decay"] == 0 and run.model.depth == 2)
+
+
+def _rows(run: Run) -> int:
+    """That a step reads."""
+    return len(run.y) if run.sampling in ("full", "noisy_rows") else run.batch_size
+
+
+def applies(run: Run) -> str | None:
+    """None where a compiled path can run `run` on the CPU, else why not."""
+    if run.X.device.type != "cpu" or run.X.layout not in (torch.strided, torch.sparse_csr):
+        return f"X is {run.X.layout} on {run.X.device}, not dense or CSR on the CPU"
+    if (reason := supported(run)) is not None:
+        return reason
+    rows_alone = run.batch_size == 1 and run.sampling not in ("full", "noisy_rows")
+    if run.X.layout == torch.sparse_csr and not (plain(run) and rows_alone):
+        return "a sparse X needs batch_size=1, depth 2, no momentum and no weight decay"
+    return None
+
+
+def supported(run: Run) -> str | None:
+    """None where a step by hand is what model, optimiser and noise would do by torch, else why not."""
+    return _model(run) or _optimizer(run) or _noise(run) or _hooks(run)
+
+
+def _model(run: Run) -> str | None:
+    model = run.model
+    if type(model) is not DiagonalLinear:
+        return f"the model is a {type(model).__name__}, not a DiagonalLinear"
+    if model.parametrisation not in PARAMETRISATIONS:
+        return f"the parametrisation is {model.parametrisation}, not {', '.join(PARAMETRISATIONS)}"
+    if run.X.dtype not in FLOOR:
+        return f"the dtype is {run.X.dtype}, not float32 or float64"
+    if not all(w.requires_grad for w in model.weights):
+        return "a weight is frozen (requires_grad=False)"
+    return None
+
+
+def _optimizer(run: Run) -> str | None:
+    optimizer, weights = run.optimizer, [id(w) for w in run.model.parameters()]
+    if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
+        return f"the optimizer is {type(optimizer).__name__}, not LabelNoiseSGD or torch.optim.SGD"
+    held = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+    if len(held) != 1 or sorted(held[0]) != sorted(weights):
+        return "the optimizer must hold the model's weights, all in one group"
+    group = optimizer.param_groups[0]
+    for option in ("maximize", "differentiable"):
+        if group[option]:
+            return f"{option}=True is not supported"
+    return "perturb() was called since the optimizer's last step" if group.get("noise_draw") else None
+
+
+def _noise(run: Run) -> str | None:
+    noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
+    if type(noise) in NOISES:
+        return None
+    return f"the noise is {type(noise).__name__}, not GaussianNoise, RademacherNoise, Antithetic or NoNoise"
+
+
+def _hooks(run: Run) -> str | None:
+    model, optimizer = run.model, run.optimizer
+    after = [hook for hook in optimizer._optimizer_step_post_hooks.values() if hook is not count_step]
+    around = (optimizer._optimizer_step_pre_hooks, model._forward_hooks, model._forward_pre_hooks)
+    if after or any(around) or any(w._backward_hooks for w in model.parameters()):
+        return "hooks are registered, which a fused step would pass by"
+    return None
