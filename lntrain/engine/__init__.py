@@ -1,6 +1,6 @@
 """Engines advance a run in place: one trajectory, by the path that is fastest for its shape.
 
-The map. `choose_path` (paths.py) reads a run and a number of threads, and takes the first that fits; `cpu.advance` follows it.
+The map. `choose_path` (paths.py) reads a run and a number of threads and takes the first that fits; `cpu.advance` follows.
 Every path draws the numbers of `loop.py`, the slow twin, and agrees with it to rounding.
 
 | path | taken where | X is read | module | against the run alone, other chunks and threads |
@@ -8,15 +8,15 @@ Every path draws the numbers of `loop.py`, the slow twin, and agrees with it to 
 | `torch` | anything else: other models, optimisers, noises, hooks | as it is | loop | bit-equal |
 | `cuda` | X on a GPU; a step of all replicas in a CUDA graph | as it is | cuda | to rounding; never yet run on a GPU |
 | `threads` | a step reads over 32 MB of a dense X | its rows, in 8 parts | threads | bit-equal |
-| `lanes` | plain steps on all rows, a whole vector of replicas for each thread | once for all of them | lanes | to rounding |
+| `lanes` | plain steps on all rows, a vector of replicas for each thread | once for all | lanes | to rounding |
 | `panels` | plain steps on all rows, panels of columns fit registers | panels | panels | bit-equal |
 | `whole_batch` | plain steps on all rows | rows | steps | bit-equal |
 | `single_row` | plain steps, one drawn row each | the row and the next | singles | bit-equal |
 | `sparse` | a CSR X, plain steps, one drawn row each | the row's own numbers | sparse | bit-equal |
 | `general` | momentum, weight decay, depth, batches, noisy rows | rows | steps | bit-equal |
 
-Plain: depth 2, no momentum, no weight decay: a multiplicative step. `general` serves every dense run, and is the twin of the
-leaner ones in tests (`cpu.advance(run, stop, path)`). tests/engine proves each row; scripts/benchmark.py times them.
+Plain: depth 2, no momentum, no weight decay: a multiplicative step. `general` serves every dense run and is the twin of
+the leaner ones in tests (`cpu.advance(run, stop, path)`). tests/engine proves each row; scripts/benchmark.py times them.
 """
 
 from __future__ import annotations
