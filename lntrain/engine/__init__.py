@@ -1,6 +1,6 @@
 """Engines advance a run in place: one trajectory, by the path that is fastest for its shape.
 
-The map. `choose_path` (paths.py) reads a run and a number of threads and takes the first that fits; `cpu.advance` follows.
+The map. `choose_path` (paths.py) reads a run and the threads and takes the first that fits; `cpu.advance` follows.
 Every path draws the numbers of `loop.py`, the slow twin, and agrees with it to rounding.
 
 | path | taken where | X is read | module | against the run alone, other chunks and threads |
@@ -16,7 +16,7 @@ Every path draws the numbers of `loop.py`, the slow twin, and agrees with it to 
 | `general` | momentum, weight decay, depth, batches, noisy rows | rows | steps | bit-equal |
 
 Plain: depth 2, no momentum, no weight decay: a multiplicative step. `general` serves every dense run and is the twin of
-the leaner ones in tests (`cpu.advance(run, stop, path)`). tests/engine proves each row; scripts/benchmark.py times them.
+the leaner ones in tests (`cpu.advance(run, stop, path)`). tests/engine proves each; scripts/benchmark.py times them.
 """
 
 from __future__ import annotations
