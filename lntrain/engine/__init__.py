@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lntrain.engine import cpu, cuda, loop
-from lntrain.engine.paths import Path, applies, choose_path, supported
+from lntrain.engine.paths import Path, applies, choose_path
 from lntrain.engine.state import Run
 
 __all__ = ["ENGINES", "Path", "Run", "choose", "choose_path"]
@@ -37,7 +37,7 @@ def choose(engine: str, run: Run) -> tuple[str, Callable[[Run, int], None]]:
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown: choose one of {', '.join(ENGINES)}")
     gpu = run.X.device.type == "cuda"
-    reason = None if engine == "torch" else supported(run) if gpu else applies(run)
+    reason = None if engine == "torch" else cuda.applies(run) if gpu else applies(run)
     if engine == "fused" and reason is not None:
         raise ValueError(f'engine="fused" cannot run this: {reason}; take engine="torch" or "auto"')
     if engine == "torch" or reason is not None:

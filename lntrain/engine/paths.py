@@ -38,7 +38,8 @@ class Path(StrEnum):
 def choose_path(run: Run, *, many: int = 1) -> Path:
     """The path that `run` takes on `many` threads; with LANES, replicas that fill no vector take `alone`."""
     if run.X.device.type == "cuda":
-        return Path.CUDA if supported(run) is None else Path.TORCH
+        dense = run.X.layout == torch.strided
+        return Path.CUDA if dense and supported(run) is None else Path.TORCH
     if applies(run) is not None:
         return Path.TORCH
     if run.X.layout == torch.strided and _rows(run) * run.X.shape[1] * run.X.itemsize >= threads.LARGE_BYTES:
