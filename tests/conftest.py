@@ -154,7 +154,6 @@ def equal():
 @pytest.fixture
 def lntrain(tmp_path, monkeypatch, capfd):
     """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
-
     from hydra.core.global_hydra import GlobalHydra
 
     from lntrain import cli

@@ -10,7 +10,7 @@ from typing import Any
 
 from lntrain.claims.verdict import FAMILY_LEVEL, RULE, Judged, Picture, Result
 from lntrain.experiments import figures
-from lntrain.runs.files import write_atomically
+from lntrain.runs.files import write_atomically, write_figures
 
 
 def number(value: float) -> str:
@@ -105,4 +105,4 @@ def draw(path: Path, result: Result, claim: str, picture: Picture | None) -> Non
     if picture is not None:
         axes = {"xlabel": picture.xlabel, "ylabel": picture.ylabel}
         axes |= {"xscale": "log" if picture.logx else "linear", "yscale": "log" if picture.logy else "linear"}
-    figures.save({path.name: figures.claim(bars, curves, axes, title=f"{result.name}: {claim}")}, path.parent)
+    write_figures(path.parent, {path.name: figures.claim(bars, curves, axes, title=f"{result.name}: {claim}")})

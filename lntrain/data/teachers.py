@@ -78,8 +78,7 @@ def sensing_problem(
         raise ValueError(f"matrix_sensing: rank={rank} must lie in 1..d={d}, and measurements={m} be at least 1")
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     Q, P = (np.linalg.qr(rng.standard_normal((d, rank)))[0] for _ in range(2))
-    signs = np.where(np.arange(rank) % 2 == 0, 1.0, -1.0)
-    W = (Q * signs) @ Q.T if symmetric else Q @ P.T
+    W = (Q * _signs(rank)) @ Q.T if symmetric else Q @ P.T
     G = np.random.Generator(np.random.Philox(key=[seed, 1])).standard_normal((m, d, d))
     A = (G + G.transpose(0, 2, 1)) / 2 if symmetric else G
     return torch.from_numpy(A), torch.from_numpy((A * W).sum((1, 2))), torch.from_numpy(W)

@@ -36,10 +36,9 @@ def choose(engine: str, run: Run) -> tuple[str, Callable[[Run, int], None]]:
     """The engine's name and its `advance(run, stop)`; "auto" takes the fused one where it applies."""
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown: choose one of {', '.join(ENGINES)}")
-    gpu = run.X.device.type == "cuda"
-    reason = None if engine == "torch" else cuda.applies(run) if gpu else applies(run)
+    reason = None if engine == "torch" else applies(run)
     if engine == "fused" and reason is not None:
         raise ValueError(f'engine="fused" cannot run this: {reason}; take engine="torch" or "auto"')
     if engine == "torch" or reason is not None:
         return "torch", loop.advance
-    return "fused", cuda.advance if gpu else cpu.advance
+    return "fused", cuda.advance if run.X.device.type == "cuda" else cpu.advance

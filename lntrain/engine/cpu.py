@@ -21,10 +21,11 @@ from lntrain.engine.paths import (
     PARAMETRISATIONS,
     Path,
     alone,
-    choose_path,
     copied,
     in_lanes,
+    on_cpu,
     plain,
+    rows_read,
     vectors,
 )
 from lntrain.engine.simd import VECTOR_BYTES, aligned
@@ -39,12 +40,12 @@ SEGMENT = 1024 * BLOCK  # steps a compiled call makes under a schedule: bounds i
 
 
 def advance(run: Run, stop: int, path: Path | None = None) -> None:
-    """Train `run` up to step `stop`, in place; by a path named, where the run can take it, else by choose_path."""
+    """Train `run` up to step `stop`, in place; by a path named, where the run can take it, else by its own."""
     if run.step >= stop:
         return
-    path = path or choose_path(run, many=torch.get_num_threads())
-    shared = in_lanes(run, 1) if path == Path.LANES else 0  # the others run alone
-    X = None if shared == run.replicas else _layout(run, alone(run) if path == Path.LANES else path)
+    path = path or on_cpu(run, torch.get_num_threads())
+    shared, path = (in_lanes(run, 1), alone(run)) if path == Path.LANES else (0, path)  # the others run alone
+    X = None if shared == run.replicas else _layout(run, path)
     constant = run.lr_schedule is None and run.noise.schedule is None  # type: ignore[union-attr]
     while run.step < stop:
         _segment(run, X, stop if constant else min(stop, (run.step // SEGMENT + 1) * SEGMENT), path, shared)
@@ -91,7 +92,7 @@ def _side_by_side(
     """Steps of the replicas (rule, state, key, stds), on threads: the first `shared` in lanes, the others alone."""
     width = lanes.count(run.X.dtype.itemsize)
     packed = _packed(run) if shared else None
-    kept = (0,) * vectors(run, alone(run) if shared else path)
+    kept = (0,) * vectors(run, path)
 
     def together(r: int) -> None:
         lanes.run_steps(packed, y[: len(run.y)], replicas[r : r + width], *where)
@@ -120,7 +121,6 @@ def _rule(run: Run, path: Path, ratio: float) -> kernels.Rule:
     assert isinstance(model, DiagonalLinear)
     real = np.float64 if run.X.dtype == torch.float64 else np.float32
     noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
-    rows = n if run.sampling in ("full", "noisy_rows") else run.batch_size
     return kernels.Rule(
         parametrisation=PARAMETRISATIONS[model.parametrisation],
         depth=model.depth,
@@ -128,7 +128,12 @@ def _rule(run: Run, path: Path, ratio: float) -> kernels.Rule:
         paired=run.noise.period == 2,
         sampling=SAMPLINGS.index(run.sampling),
         batch_size=run.batch_size,
-        scale=real((4 if plain(run) and model.parametrisation != "hadamard" else 2) * run.loss_constant / rows * ratio),
+        scale=real(
+            (4 if plain(run) and model.parametrisation != "hadamard" else 2)
+            * run.loss_constant
+            / rows_read(run)
+            * ratio
+        ),
         spread=real(n / run.batch_size),
         momentum=real(group["momentum"]),
         undampened=real(1 - group["dampening"]),

@@ -13,19 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lntrain.engine import cpu, paths
+from lntrain.engine import cpu
 from lntrain.engine.state import BLOCK, Run
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.optim.sgd import noise_std
 
 WARM_UP = 3  # steps before a capture, as torch asks, on another stream
-
-
-def applies(run: Run) -> str | None:
-    """None where this engine can run `run`, else why not."""
-    if run.X.device.type != "cuda" or run.X.layout != torch.strided:
-        return f"X is {run.X.layout} on {run.X.device}, not dense on a GPU"
-    return paths.supported(run)
 
 
 def captures(tensor: Tensor) -> bool:

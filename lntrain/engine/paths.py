@@ -37,12 +37,14 @@ class Path(StrEnum):
 
 def choose_path(run: Run, *, many: int = 1) -> Path:
     """The path that `run` takes on `many` threads; with LANES, replicas that fill no vector take `alone`."""
-    if run.X.device.type == "cuda":
-        dense = run.X.layout == torch.strided
-        return Path.CUDA if dense and supported(run) is None else Path.TORCH
     if applies(run) is not None:
         return Path.TORCH
-    if run.X.layout == torch.strided and _rows(run) * run.X.shape[1] * run.X.itemsize >= threads.LARGE_BYTES:
+    return Path.CUDA if run.X.device.type == "cuda" else on_cpu(run, many)
+
+
+def on_cpu(run: Run, many: int) -> Path:
+    """The same for a run that a compiled path `applies` to, on the CPU."""
+    if run.X.layout == torch.strided and rows_read(run) * run.X.shape[1] * run.X.itemsize >= threads.LARGE_BYTES:
         return Path.THREADS
     return Path.LANES if in_lanes(run, many) else alone(run)
 
@@ -70,7 +72,7 @@ def in_lanes(run: Run, many: int) -> int:
 def vectors(run: Run, path: Path) -> int:
     """How many a panel of X takes, or registers keep where a step reads one row; 0 where rows are read as they are."""
     n, d = run.X.shape
-    if path in (Path.PANELS, Path.LANES):
+    if path == Path.PANELS:
         return panels.width(n, d, run.X.itemsize)
     if path == Path.SINGLE_ROW and copied(run.X):
         return singles.width(d, run.X.itemsize)
@@ -88,14 +90,17 @@ def plain(run: Run) -> bool:
     return bool(group["momentum"] == 0 and group["weight_decay"] == 0 and run.model.depth == 2)
 
 
-def _rows(run: Run) -> int:
-    """That a step reads."""
+def rows_read(run: Run) -> int:
+    """Rows of X that a step reads."""
     return len(run.y) if run.sampling in ("full", "noisy_rows") else run.batch_size
 
 
 def applies(run: Run) -> str | None:
-    """None where a compiled path can run `run` on the CPU, else why not."""
-    if run.X.device.type != "cpu" or run.X.layout not in (torch.strided, torch.sparse_csr):
+    """None where a path but torch's can run `run`, else why not."""
+    gpu = run.X.device.type == "cuda"
+    if gpu and run.X.layout != torch.strided:
+        return f"X is {run.X.layout} on {run.X.device}, not dense on a GPU"
+    if not gpu and (run.X.device.type != "cpu" or run.X.layout not in (torch.strided, torch.sparse_csr)):
         return f"X is {run.X.layout} on {run.X.device}, not dense or CSR on the CPU"
     if (reason := supported(run)) is not None:
         return reason

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -296,10 +295,3 @@ def claim(
         panels[1].legend(frameon=False, fontsize=8)
     figure.suptitle(textwrap.fill(title, 110 if curves else 80), fontsize=10)
     return figure
-
-
-def save(drawn: Mapping[str, Figure], folder: Path) -> None:
-    """Write each figure to its name in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        figure.savefig(folder / f"{name}.png")

@@ -65,7 +65,7 @@ def _grid(cfg: DictConfig, problem: Problem) -> NDArray[np.float64]:
         raise ValueError(
             f"path: lowest_ratio={low} < highest_ratio={high} must lie in (0, 1) and points={many} be >= 2"
         )
-    return alpha_max(problem.X, problem.y) * np.geomspace(high, low, many)
+    return alpha_max(problem, problem.y) * np.geomspace(high, low, many)
 
 
 def _plan(cfg: DictConfig, setting: Setting, problem: Problem, alpha: float) -> Plan:

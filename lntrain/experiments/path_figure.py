@@ -13,7 +13,6 @@ from torch import Tensor
 from lntrain.data.problem import Problem
 from lntrain.experiments.figure_names import plain
 from lntrain.experiments.figures import GREY, INK, PALETTE, new_figure
-from lntrain.penalty.formula import mean_squares
 
 
 def draw(problem: Problem, alphas: NDArray[np.float64], mean: Tensor, step: int, *, positive: bool) -> Figure:
@@ -29,8 +28,7 @@ def lasso_path(problem: Problem, alphas: NDArray[np.float64], *, positive: bool 
     """scikit-learn's lasso_path with lambda_j = alpha c_j, (points, d): columns scaled by c_j, coefficients back."""
     from sklearn.linear_model import lasso_path as sklearn_path
 
-    c = mean_squares(problem.X).cpu().numpy()
-    X, y = problem.X.double().cpu().numpy(), problem.y.double().cpu().numpy()
+    X, c, y = problem.design.X.numpy(), problem.design.c.numpy(), problem.y.double().cpu().numpy()
     _, coefs, _ = sklearn_path(X / c, y, alphas=alphas, tol=1e-8, positive=positive, max_iter=100_000)
     return np.asarray(coefs.T / c, dtype=np.float64)
 

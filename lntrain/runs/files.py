@@ -49,6 +49,13 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def write_figures(folder: Path, drawn: Mapping[str, Any]) -> None:
+    """A PNG of each of matplotlib's figures, by its name."""
+    for name, figure in drawn.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f"{name}.png")
+
+
 def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
     """checkpoint.pt, which loads with weights_only=True."""
     buffer = io.BytesIO()

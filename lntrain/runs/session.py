@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from lntrain.runs.dashboard import Dashboard
-from lntrain.runs.files import read_checkpoint, to_json, write_arrays, write_atomically, write_checkpoint, write_json
+from lntrain.runs.files import (
+    read_checkpoint,
+    to_json,
+    write_arrays,
+    write_atomically,
+    write_checkpoint,
+    write_figures,
+    write_json,
+)
 from lntrain.runs.history import Curves, Memory
 from lntrain.runs.watch import Interruption, Signals, signals, watch
 from lntrain.training.loop import DivergenceError
@@ -181,10 +189,7 @@ class Session:
         """result.npz, figures, summary.json and the end of the dashboard; the summary."""
         write_arrays(self.folder / "result.npz", outcome.arrays)
         figures = dict(outcome.draw()) if self.draws else {}
-        for name, figure in figures.items():
-            path = self.folder / "figures" / f"{name}.png"
-            path.parent.mkdir(exist_ok=True)
-            figure.savefig(path)
+        write_figures(self.folder / "figures", figures)
         texts = dict(outcome.texts)
         if outcome.table is not None:
             write_atomically(self.folder / "table.md", f"{outcome.table}\n".encode())

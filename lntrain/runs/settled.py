@@ -104,7 +104,7 @@ def settle(cfg: DictConfig, problem: Problem) -> Setting:
         if OmegaConf.select(cfg, key) not in (True, False, "auto"):
             raise ValueError(f"{key}={OmegaConf.select(cfg, key)!r}: choose true, false or auto")
     if init == "auto":
-        scale = math.sqrt(alpha_max(problem.X, problem.y)) if real else 1.0
+        scale = math.sqrt(alpha_max(problem, problem.y)) if real else 1.0
         init = float(f"{INIT * scale or INIT:.3g}")
     automatic = real and cfg.noise.std is None
     return Setting(

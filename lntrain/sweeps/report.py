@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from lntrain.runs import folders
 from lntrain.runs.dashboard import Dashboard, write_hparams
-from lntrain.runs.files import write_atomically
+from lntrain.runs.files import write_atomically, write_figures
 from lntrain.sweeps import figures as sweep_plots
 from lntrain.sweeps.figures import Axis, Panel
 from lntrain.sweeps.page import METRICS, as_html, as_markdown, headline
@@ -188,8 +188,7 @@ def report(folder: Path, wished: Sequence[str] = ()) -> Path:
     }  # fmt: skip
     for name, text in texts.items():
         write_atomically(out / name, text.encode())
-    for name, figure in drawn.items():
-        figure.savefig(out / f"{name.replace('/', '.')}.png")
+    write_figures(out, {name.replace("/", "."): figure for name, figure in drawn.items()})
     write_tensorboard(out / "tensorboard", title, table, metrics, drawn)
     print("\n".join(headline(table, metrics)) + f"\nwrote     {out / 'index.html'}")
     return out

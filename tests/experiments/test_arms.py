@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from torch.nn.functional import cross_entropy, one_hot
 
-from lntrain import GaussianNoise, LabelFlips, LabelNoiseSGD, RademacherNoise, cli
+from lntrain import GaussianNoise, LabelFlips, LabelNoiseSGD, RademacherNoise
 from lntrain.data.teachers import few_useful_inputs, sensing_problem
 from lntrain.experiments import figures
 from lntrain.experiments.arms_board import pm
@@ -32,21 +30,6 @@ TINY = {
 }
 FIGURES = {"digits": ["classification"], "selectivity": ["selectivity"], "matrix_sensing": ["matrix_sensing"]}
 RUN = ["steps=40", "study.replicas=2", "study.anneal=0.25", "study.points=1", "batch_size=4", "optimizer.lr=0.01"]
-
-
-@pytest.fixture
-def lntrain(tmp_path, monkeypatch, capfd):
-    """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lntrain", *map(str, arguments)])
-        GlobalHydra.instance().clear()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code, *capfd.readouterr()
-
-    monkeypatch.chdir(tmp_path)
-    return run
 
 
 @pytest.mark.parametrize("experiment", list(TINY))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lntrain.experiments import figures
+from lntrain.runs.files import write_figures
 
 RNG = np.random.default_rng(0)
 
@@ -91,7 +92,7 @@ def test_a_claim_draws_what_was_measured_over_what_was_predicted():
 
 
 def test_each_figure_is_a_file_of_its_name(tmp_path):
-    figures.save({"a": figures.arms([figures.Panel("t", {"x": ([1.0, 2.0], [[1.0], [2.0]])})])}, tmp_path / "new")
+    write_figures(tmp_path / "new", {"a": figures.arms([figures.Panel("t", {"x": ([1.0, 2.0], [[1.0], [2.0]])})])})
     content = (tmp_path / "new" / "a.png").read_bytes()
     assert content.startswith(b"\x89PNG")
     assert len(content) > 10_000

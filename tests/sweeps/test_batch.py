@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
-from lntrain import cli
 from lntrain.runs.files import read_checkpoint
 from lntrain.sweeps import table
 
@@ -23,21 +20,6 @@ SWEEPS = {
                                  "optimizer.lr=0.002", "noise.std=4", "seed=0,1"],
     "automatic": ["model.replicas=null", "penalty.alpha_ratio=0.2,0.3", "steps=auto", "target_distance=1"],
 }  # fmt: skip
-
-
-@pytest.fixture
-def lntrain(tmp_path, monkeypatch, capfd):
-    """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lntrain", *map(str, arguments)])
-        GlobalHydra.instance().clear()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code, *capfd.readouterr()
-
-    monkeypatch.chdir(tmp_path)
-    return run
 
 
 def _same(a, b, tolerance=1e-10):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -26,18 +27,9 @@ PATIENCE = 900  # seconds until a process that does not answer fails the test
 
 
 @pytest.fixture
-def lntrain(tmp_path, monkeypatch, capfd):
-    """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lntrain", "-m", BASIC, *map(str, arguments)])
-        GlobalHydra.instance().clear()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code, *capfd.readouterr()
-
-    monkeypatch.chdir(tmp_path)
-    return run
+def lntrain(lntrain):
+    """The command as a multirun, its jobs one after the other in this process."""
+    return partial(lntrain, "-m", BASIC)
 
 
 def _times(folder):
