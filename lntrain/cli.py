@@ -137,8 +137,14 @@ def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool 
 
 def task_of(cfg: DictConfig) -> Callable[..., Any]:
     """What `task` names."""
-    modules = {"train": "train", "figure1": "figure1", "path": "path", "classification": "classify",
-               "selectivity": "selectivity", "matrix_sensing": "sensing"}  # fmt: skip
+    modules = {
+        "train": "train",
+        "figure1": "figure1",
+        "path": "path",
+        "classification": "classify",
+        "selectivity": "selectivity",
+        "matrix_sensing": "sensing",
+    }
     if cfg.task not in modules:
         raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(modules)}")
     if cfg.task != "train" and cfg.device != "cpu":

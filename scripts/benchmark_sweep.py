@@ -2,7 +2,7 @@
 
 `python scripts/benchmark_sweep.py [--steps N ...] [--repeats N] [override ...]`. Each repeat makes the sweep of 5 step
 sizes, 4 noise levels and 3 seeds anew in each way, one after the other; a figure is the median over repeats. `whole`
-runs from the command's first line to its last, with the start of joblib's workers and the batch's plans; `span` from the
+runs from the command's first line to its last, with joblib's workers' start and the batch's plans; `span` from the
 first job's begin to the last one's end. Writes outputs/benchmark/sweep.json.
 """
 

@@ -37,10 +37,20 @@ def _files(folder):
     """The data of the table below."""
     good = "a,b,y\n1,2,3\n2,1,5\n4,4,4\n"
     tables = {
-        "good.csv": good, "ragged.csv": good + "1,2\n", "text.csv": good + "1,red,2\n", "gap.csv": good + "1,,2\n",
-        "inf.csv": good + "1,inf,2\n", "flat.csv": "a,b,y\n1,2,3\n1,1,5\n", "flat_y.csv": "a,y\n1,3\n2,3\n", "one.csv": "a,y\n1,2\n",
-        "empty.csv": "", "data.parquet": "x", "data.xyz": "x", "bad.svmlight": "what is this\n", "bad.npz": "no zip",
-    }  # fmt: skip
+        "good.csv": good,
+        "ragged.csv": good + "1,2\n",
+        "text.csv": good + "1,red,2\n",
+        "gap.csv": good + "1,,2\n",
+        "inf.csv": good + "1,inf,2\n",
+        "flat.csv": "a,b,y\n1,2,3\n1,1,5\n",
+        "flat_y.csv": "a,y\n1,3\n2,3\n",
+        "one.csv": "a,y\n1,2\n",
+        "empty.csv": "",
+        "data.parquet": "x",
+        "data.xyz": "x",
+        "bad.svmlight": "what is this\n",
+        "bad.npz": "no zip",
+    }
     for name, content in tables.items():
         (folder / name).write_text(content)
     np.savez(folder / "no_y.npz", X=np.ones((3, 2)))

@@ -29,7 +29,8 @@ def few_useful_inputs(n: int, d: int, useful: int, *, teacher: int = 0, seed: in
     """
     if not 1 <= useful < d or n < 1 or teacher < 0:
         raise ValueError(
-            f"selectivity: useful={useful} must lie in 1..d-1 with d={d}, n={n} be at least 1, teacher={teacher} at least 0"
+            f"selectivity: useful={useful} must lie in 1..d-1 with d={d}, "
+            f"n={n} be at least 1, teacher={teacher} at least 0"
         )
     X = np.random.Generator(np.random.Philox(key=[seed, 0])).standard_normal((n, d))
     y = _linear(X[:, :useful]) if teacher == 0 else _relu(X[:, :useful], teacher, seed)

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lntrain.engine import kernels, lanes, panels, sparse, steps, threads
+from lntrain.engine import kernels, lanes, panels, single_row, sparse, steps, threads
+from lntrain.engine.formulas import PARAMETRISATIONS
 from lntrain.engine.paths import (
     FLOOR,
     NOISES,
-    PARAMETRISATIONS,
     Path,
     alone,
     copied,
@@ -26,6 +26,7 @@ from lntrain.engine.paths import (
     on_cpu,
     plain,
     rows_read,
+    unfit,
     vectors,
 )
 from lntrain.engine.simd import VECTOR_BYTES, aligned
@@ -40,9 +41,11 @@ SEGMENT = 1024 * BLOCK  # steps a compiled call makes under a schedule: bounds i
 
 
 def advance(run: Run, stop: int, path: Path | None = None) -> None:
-    """Train `run` up to step `stop`, in place; by a path named, where the run can take it, else by its own."""
+    """Train `run` up to step `stop`, in place; by the path that is named, or by its own."""
     if run.step >= stop:
         return
+    if path is not None and (reason := unfit(run, path)) is not None:
+        raise ValueError(f"path={str(path)!r} cannot run this: {reason}")
     path = path or on_cpu(run, torch.get_num_threads())
     shared, path = (in_lanes(run, 1), alone(run)) if path == Path.LANES else (0, path)  # the others run alone
     X = None if shared == run.replicas else _layout(run, path)
@@ -63,7 +66,7 @@ def _segment(run: Run, X: Any, stop: int, path: Path, shared: int) -> None:
     stds, ratios = (np.broadcast_to(v, len(states)) for v in (noise_std(run.optimizer), group.get("lr_ratio", 1.0)))
     y = _padded(run.y.detach().numpy())
 
-    rules, pairs = [_rule(run, path, float(ratio)) for ratio in ratios], run.keys()
+    rules, pairs = [_rule(run, float(ratio)) for ratio in ratios], run.keys()
     keys = [np.uint64(stream_key(*pair)) for pair in pairs]
     std = [(s * levels).astype(dtype) for s in stds]
     where = (run.step, run.noise_step, count, rates)
@@ -92,15 +95,13 @@ def _side_by_side(
     """Steps of the replicas (rule, state, key, stds), on threads: the first `shared` in lanes, the others alone."""
     width = lanes.count(run.X.dtype.itemsize)
     packed = _packed(run) if shared else None
-    kept = (0,) * vectors(run, path)
 
     def together(r: int) -> None:
         lanes.run_steps(packed, y[: len(run.y)], replicas[r : r + width], *where)
 
     def by_itself(r: int) -> None:
         rule, state, key, std = replicas[r]
-        own = (y, rule, state, key, *where, std)
-        sparse.run_steps(X, *own) if isinstance(X, tuple) else steps.run_steps(X, kept, *own, new)
+        steps.run_steps(X, y, rule, state, key, *where, std, new)
 
     jobs = [partial(together, r) for r in range(0, shared, width)]
     jobs += [partial(by_itself, r) for r in range(shared, len(replicas))]
@@ -116,30 +117,26 @@ def _packed(run: Run) -> NDArray[Any]:
     return run.packed[1]
 
 
-def _rule(run: Run, path: Path, ratio: float) -> kernels.Rule:
+def _rule(run: Run, ratio: float) -> kernels.Rule:
     model, group, n = run.model, run.optimizer.param_groups[0], len(run.y)
     assert isinstance(model, DiagonalLinear)
     real = np.float64 if run.X.dtype == torch.float64 else np.float32
     noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
+    twice = 4 if plain(run) and model.parametrisation != "hadamard" else 2
     return kernels.Rule(
         parametrisation=PARAMETRISATIONS[model.parametrisation],
         depth=model.depth,
         noise=NOISES[type(noise)],
-        paired=run.noise.period == 2,
+        paired=int(run.noise.period == 2),
         sampling=SAMPLINGS.index(run.sampling),
+        rows=n,
         batch_size=run.batch_size,
-        scale=real(
-            (4 if plain(run) and model.parametrisation != "hadamard" else 2)
-            * run.loss_constant
-            / rows_read(run)
-            * ratio
-        ),
+        scale=real(twice * run.loss_constant / rows_read(run) * ratio),
         spread=real(n / run.batch_size),
         momentum=real(group["momentum"]),
         undampened=real(1 - group["dampening"]),
         nesterov=bool(group["nesterov"]),
         decay=real(group["weight_decay"]),
-        general=path == Path.GENERAL,
         floor=real(FLOOR[run.X.dtype] ** (1 / model.depth)),
     )
 
@@ -197,16 +194,17 @@ def _gather(rows: list[NDArray[Any]], like: Tensor) -> Tensor:
 
 
 def _layout(run: Run, path: Path) -> Any:
-    """X as this path reads it: in panels, or by rows."""
-    return panels.pack(run.X.detach().numpy(), vectors(run, path)) if path == Path.PANELS else _rows(run.X)
-
-
-def _rows(X: Tensor) -> Any:
-    """X with rows that begin on cache lines where a copy is cheap, else X itself; a CSR one as its three arrays."""
-    if X.layout == torch.sparse_csr:
-        return tuple(part.detach().numpy() for part in (X.values(), X.col_indices(), X.crow_indices()))
-    array = np.ascontiguousarray(X.detach().numpy())
-    return _padded(array) if copied(X) else array
+    """X as this path reads it; its rows begin on cache lines where a copy is cheap, else they are X's own."""
+    if path == Path.SPARSE:
+        parts = run.X.values(), run.X.col_indices(), run.X.crow_indices()
+        return sparse.Sparse(*(part.detach().numpy() for part in parts))
+    X = run.X.detach().numpy()
+    if path == Path.PANELS:
+        return panels.pack(X, vectors(run, path))
+    rows = _padded(X) if copied(run.X) else np.ascontiguousarray(X)
+    if path == Path.SINGLE_ROW:
+        return single_row.SingleRow(rows, (0,) * vectors(run, path))
+    return {Path.WHOLE_BATCH: steps.Whole, Path.GENERAL: steps.General}.get(path, np.asarray)(rows)
 
 
 def _padded(array: NDArray[Any], vectors: int = 1) -> NDArray[Any]:

@@ -47,7 +47,7 @@ def advance(run: Run, stop: int) -> None:
 
 
 class DeviceSteps:
-    """The tensors that a step reads and moves: weights (R, d), their momentum buffers, sums; a block's draws by step."""
+    """What a step reads and moves: weights (R, d), their momentum buffers, sums; a block's draws by step."""
 
     def __init__(self, run: Run, fixed: dict[str, Any]) -> None:
         model, momentum = run.model, fixed["momentum"]

@@ -13,7 +13,6 @@ import numpy as np
 from lntrain.engine import simd
 from lntrain.noise.philox import fill_normals, fill_words
 
-DIFFERENCE, SQUARE, HADAMARD = 0, 1, 2
 NONE, GAUSSIAN, RADEMACHER = 0, 1, 2
 FULL, REPLACEMENT, WITHOUT, SHUFFLE, NOISY_ROWS = 0, 1, 2, 3, 4  # as stream.SAMPLINGS counts; 1 to 3 as fill_rows does
 
@@ -26,16 +25,16 @@ _REAL = {"contract", "reassoc", "nsz", "arcp"}  # not nnan, ninf: a diverged run
 class Rule(NamedTuple):
     """What a step does; floats in the model's dtype."""
 
-    parametrisation: int
+    parametrisation: Any  # an empty tuple of formulas.py: each is compiled apart
     depth: int
     noise: int
-    paired: bool
+    paired: int  # 1 where steps come in pairs with one draw, its sign turned round in the second; else 0
     sampling: int
+    rows: int  # of X
     batch_size: int
     scale: Any  # 2 loss_constant / rows: of the gradient; twice that in plain steps where d beta / dw = 2w
     spread: Any  # n / batch size: of a label's noise in the mean
     momentum: Any
-    general: bool  # by the path that serves every rule, though a leaner one would fit
     undampened: Any  # 1 - dampening
     nesterov: bool
     decay: Any
@@ -43,7 +42,10 @@ class Rule(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a replica carries: weights, buffers (m, padded d), sums (padded d,) and (padded n,); room (2 + m, padded d) to work in."""
+    """What a replica carries: weights, buffers (m, padded d); sums (padded d,), (padded n,).
+
+    `room` (2 + m, padded d) is to work in.
+    """
 
     weights: Any
     buffers: Any
@@ -62,15 +64,23 @@ def power(w, depth):  # type: ignore[no-untyped-def]
     return p
 
 
+@nb.njit(forceinline=True, error_model="numpy")
+def plain(rule):  # type: ignore[no-untyped-def]
+    """A step is the multiplicative one."""
+    return rule.momentum == 0 and rule.decay == 0 and rule.depth == 2
+
+
+@nb.njit(forceinline=True, error_model="numpy")
+def signed(rule, t, std):  # type: ignore[no-untyped-def]
+    """std at step t, turned round in the second of a pair."""
+    return -std if t & rule.paired else std
+
+
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
 def begin(rule, w, beta, total, grad):  # type: ignore[no-untyped-def]
     """beta of the weights, added to its sum; grad starts at 0."""
-    if rule.parametrisation == HADAMARD:
-        simd.begin_hadamard(w, beta, total, grad)
-    elif rule.parametrisation == SQUARE:
-        simd.begin_square(w, beta, total, grad)
-    elif rule.depth == 2:
-        simd.begin_difference(w, beta, total, grad)
+    if rule.depth == 2:
+        simd.begin(rule.parametrisation, w, beta, total, grad)
     else:
         for j in range(beta.shape[0]):
             beta[j] = power(w[0, j], rule.depth) - power(w[1, j], rule.depth)
@@ -100,9 +110,10 @@ def _pass(height: int, sweeps: tuple[Any, Any, Any]) -> Any:
 _ones, _fours, _eights = _pass(1, simd.SWEEP_1), _pass(4, simd.SWEEP_4), _pass(8, simd.SWEEP_8)
 
 
-@nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
+@nb.njit(nogil=True, error_model="numpy", fastmath=_REAL)  # a function of its own: compiled once for all rules
 def gradient(X, index, first, count, beta, target, scale, residual, grad):  # type: ignore[no-untyped-def]
     """grad += scale X_B^T (X_B beta - target), rows index[first:first+count], in blocks that the caches hold."""
+    simd.widest()  # type: ignore[call-arg]
     row, last = X.shape[1] * X.itemsize, first + count
     ahead = 8 * row <= L1_BYTES or 4 * row > L1_BYTES
     eights = first
@@ -115,28 +126,13 @@ def gradient(X, index, first, count, beta, target, scale, residual, grad):  # ty
 
 
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
-def descend(rule, w, beta, total, grad):  # type: ignore[no-untyped-def]
-    """Plain steps of the quadratic parametrisations; grad bears the learning rate."""
-    if rule.parametrisation == HADAMARD:
-        simd.descend_hadamard(w, beta, total, grad)
-    elif rule.parametrisation == SQUARE:
-        simd.descend_square(w, beta, total, grad)
-    else:
-        simd.descend_difference(w, beta, total, grad)
-
-
-@nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
 def by_weight(rule, w, grad, slopes):  # type: ignore[no-untyped-def]
     """slopes (m, d): the gradient in each weight, from `grad` in beta."""
-    if rule.parametrisation == HADAMARD:
+    if rule.depth == 2:
+        simd.slopes(rule.parametrisation, w, grad, slopes)
+    else:
         for j in range(grad.shape[0]):
-            slopes[0, j] = grad[j] * w[1, j]
-            slopes[1, j] = grad[j] * w[0, j]
-        return
-    for j in range(grad.shape[0]):
-        slopes[0, j] = rule.depth * grad[j] * power(w[0, j], rule.depth - 1)
-    if rule.parametrisation == DIFFERENCE:
-        for j in range(grad.shape[0]):
+            slopes[0, j] = rule.depth * grad[j] * power(w[0, j], rule.depth - 1)
             slopes[1, j] = -rule.depth * grad[j] * power(w[1, j], rule.depth - 1)
 
 
@@ -174,7 +170,7 @@ def draw(rule, unit, first, key):  # type: ignore[no-untyped-def]
 def label(rule, y, unit, draw, std, rows, first, width, target, total):  # type: ignore[no-untyped-def]
     """One step's noisy targets from unit[draw:] and rows[first:], and its noise added to the sum over all labels."""
     if rule.sampling == FULL:
-        simd.add_noise(y, unit, draw, std, target, total)  # type: ignore[call-arg]
+        simd.add_noise(y, unit, draw, std, target, total)
         return
     if rule.sampling == NOISY_ROWS:
         for i in range(total.shape[0]):

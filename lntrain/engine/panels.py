@@ -7,20 +7,26 @@ Row by row (simd.py) the gradient and beta are loaded and stored again at each b
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba as nb
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.core import cgutils
 from numpy.typing import NDArray
 
 from lntrain.engine import simd
-from lntrain.engine.kernels import DIFFERENCE, L1_BYTES, SQUARE
-from lntrain.engine.simd import INT, VECTOR_BYTES, Emitter
+from lntrain.engine.formulas import Formulas, formulas
+from lntrain.engine.kernels import L1_BYTES, signed
+from lntrain.engine.simd import INT, VECTOR_BYTES
 
 ROWS = 4  # X is filled up to a multiple of them with zeros
 WIDEST, NARROWEST = 8, 4  # vectors of a panel; with fewer, rows by rows are as fast
+
+
+class Panels(NamedTuple):
+    """X (panels, rows, columns), and as many zeros as a panel has vectors: code is compiled for that many."""
+
+    X: Any
+    vectors: Any
 
 
 def width(n: int, d: int, itemsize: int) -> int:
@@ -33,53 +39,37 @@ def width(n: int, d: int, itemsize: int) -> int:
     return -(-vectors // panels)
 
 
-def pack(X: NDArray[Any], vectors: int) -> NDArray[Any]:
-    """X (n, d) as (panels, rows, columns), each panel in one piece."""
+def pack(X: NDArray[Any], vectors: int) -> Panels:
+    """X (n, d) in panels, each in one piece."""
     n, d = X.shape
     columns = vectors * VECTOR_BYTES // X.itemsize
     out = simd.aligned((-(-d // columns), -(-n // ROWS) * ROWS, columns), X.dtype)
     for p, panel in enumerate(out):
         part = X[:, p * columns : (p + 1) * columns]
         panel[:n, : part.shape[1]] = part
-    return out
+    return Panels(out, (0,) * vectors)
 
 
-def _panel(formulas: simd.Formulas) -> Any:
-    """An intrinsic for one panel p.
+@simd.emits
+def _panel(e, parametrisation, X, vectors, p, w, total, scale, moves, meets, residual, target, ahead) -> None:  # type: ignore[no-untyped-def]
+    """For one panel p.
 
-    If `move`, its weights step along scale X^T residual. If `meet`, beta joins its sum, and its share of
+    If it `moves`, its weights step along scale X^T residual. If it `meets`, beta joins its sum, and its share of
     X beta - target joins `ahead`, the next step's residual.
     """
-
-    @intrinsic
-    def panel(typing_context, X, vectors, p, w, total, scale, move, meet, residual, target, ahead):  # type: ignore[no-untyped-def]
-        signature = types.none(
-            X, vectors, types.intp, w, total, scale, types.boolean, types.boolean, residual, target, ahead
-        )
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arrays = [context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 3, 4, 8, 9, 10)]
-            whole, weights, sums, residual, target, ahead = arrays
-            rows, many = builder.extract_value(whole.shape, 1), len(vectors)
-            e = Emitter(builder, context.get_value_type(X.dtype), None)
-            left = builder.mul(args[2], INT(many * e.lanes))
-            x = builder.gep(whole.data, [builder.mul(left, rows)])
-            starts = (left, builder.add(left, builder.extract_value(weights.shape, 1)))
-            at = {name: builder.gep(weights.data, [k]) for name, k in zip(formulas.weights, starts, strict=False)}
-            with builder.if_then(args[6]):
-                step_weights(e, formulas, at, _grads(e, x, rows, residual.data, many), e.splat(args[5], e.lanes))
-            with builder.if_then(args[7]):
-                betas = coefficients(e, formulas, at, builder.gep(sums.data, [left]), many)
-                first = builder.icmp_signed("==", args[2], INT(0))
-                _products(e, x, rows, betas, first, target.data, ahead.data)
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    return panel
+    builder, rows, many, own = e.builder, e.length(X, 1), len(vectors), formulas(parametrisation)
+    left = builder.mul(p, INT(many * e.lanes))
+    x = builder.gep(X.data, [builder.mul(left, rows)])
+    at = e.weights(own.weights, w, left)
+    with builder.if_then(moves):
+        step_weights(e, own, at, _grads(e, x, rows, residual.data, many), e.splat(scale))
+    with builder.if_then(meets):
+        betas = coefficients(e, own, at, builder.gep(total.data, [left]), many)
+        first = builder.icmp_signed("==", p, INT(0))
+        _products(e, x, rows, betas, first, target.data, ahead.data)
 
 
-def step_weights(e: Any, formulas: simd.Formulas, at: dict[str, Any], grads: list[Any], factor: Any) -> None:
+def step_weights(e: Any, formulas: Formulas, at: dict[str, Any], grads: list[Any], factor: Any) -> None:
     """The weights `at` step along factor grads, vector by vector."""
     for k, grad in enumerate(grads):
         now = {name: e.load(place, INT(k * e.lanes)) for name, place in at.items()}
@@ -87,7 +77,7 @@ def step_weights(e: Any, formulas: simd.Formulas, at: dict[str, Any], grads: lis
             e.store(value, at[name], INT(k * e.lanes))
 
 
-def coefficients(e: Any, formulas: simd.Formulas, at: dict[str, Any], sums: Any, many: int) -> list[Any]:
+def coefficients(e: Any, formulas: Formulas, at: dict[str, Any], sums: Any, many: int) -> list[Any]:
     """beta of the weights `at`, so many vectors, added to `sums`."""
     betas = []
     for j in (INT(k * e.lanes) for k in range(many)):
@@ -99,15 +89,11 @@ def coefficients(e: Any, formulas: simd.Formulas, at: dict[str, Any], sums: Any,
 
 def _grads(e: Any, x: Any, rows: Any, residual: Any, many: int) -> list[Any]:
     """X^T residual of a panel, in registers; two chains of additions a vector hide an addition's latency."""
-    builder = e.builder
-    zero = ir.Constant(e.vector, None)
-    sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(2)] for _ in range(many)]
-    for place in (place for pair in sums for place in pair):
-        builder.store(zero, place)
+    builder, sums = e.builder, [e.zeros(2) for _ in range(many)]
     with cgutils.for_range_slice(builder, INT(0), rows, INT(ROWS), INT) as (i, _):
         for r in range(ROWS):
             row = builder.add(i, INT(r))
-            factor = e.splat(builder.load(builder.gep(residual, [row])), e.lanes)
+            factor = e.splat(e.number(residual, row))
             base = builder.mul(row, INT(many * e.lanes))
             for k, pair in enumerate(sums):
                 value = e.load(x, builder.add(base, INT(k * e.lanes)))
@@ -136,37 +122,18 @@ def _products(e: Any, x: Any, rows: Any, betas: list[Any], first: Any, target: A
         begin = end
 
 
-def _whole(formulas: simd.Formulas) -> Any:
-    """Plain steps of one parametrisation on the whole batch."""
-    panel = _panel(formulas)
-
-    @nb.njit(nogil=True, error_model="numpy")
-    def whole(X, vectors, y, rule, state, drawn, t, rates, stds):  # type: ignore[no-untyped-def]
-        simd.widest()  # type: ignore[call-arg]
-        w, total, noise_block = state.weights, state.coef_block, state.noise_block
-        unit, target, now, ahead = drawn.unit, drawn.target, drawn.residual, drawn.ahead
-        n, steps, shift = rule.batch_size, rates.shape[0], 1 if rule.paired else 0
-        for k in range(steps + 1):  # step k - 1 ends and step k begins
-            scale = rule.scale * rates[max(k, 1) - 1]
-            if k < steps:
-                std, first = -stds[k] if (t + k) & shift else stds[k], ((t + k) >> shift) * n
-                simd.add_noise(y, unit, first, std, target, noise_block)
-            for p in range(X.shape[0]):
-                panel(X, vectors, p, w, total, scale, k > 0, k < steps, now, target, ahead)
-            now, ahead = ahead, now
-
-    return whole
-
-
-_difference, _square, _hadamard = _whole(simd.DIFFERENCE), _whole(simd.SQUARE), _whole(simd.HADAMARD)
-
-
 @nb.njit(nogil=True, error_model="numpy")
-def block(X, vectors, y, rule, state, drawn, t, rates, stds):  # type: ignore[no-untyped-def]
-    """len(rates) steps within a block."""
-    if rule.parametrisation == DIFFERENCE:
-        _difference(X, vectors, y, rule, state, drawn, t, rates, stds)
-    elif rule.parametrisation == SQUARE:
-        _square(X, vectors, y, rule, state, drawn, t, rates, stds)
-    else:
-        _hadamard(X, vectors, y, rule, state, drawn, t, rates, stds)
+def block(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+    """len(rates) plain steps on the whole batch, within a block."""
+    simd.widest()  # type: ignore[call-arg]
+    w, total, noise_block = state.weights, state.coef_block, state.noise_block
+    unit, target, now, ahead = drawn.unit, drawn.target, drawn.residual, drawn.ahead
+    X, vectors, kind = read.X, read.vectors, rule.parametrisation
+    n, steps = rule.rows, rates.shape[0]
+    for k in range(steps + 1):  # step k - 1 ends and step k begins
+        scale = rule.scale * rates[max(k, 1) - 1]
+        if k < steps:
+            simd.add_noise(y, unit, ((t + k) >> rule.paired) * n, signed(rule, t + k, stds[k]), target, noise_block)
+        for p in range(X.shape[0]):
+            _panel(kind, X, vectors, p, w, total, scale, k > 0, k < steps, now, target, ahead)
+        now, ahead = ahead, now

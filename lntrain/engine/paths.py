@@ -7,7 +7,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from lntrain.engine import kernels, lanes, panels, singles, threads
+from lntrain.engine import kernels, lanes, panels, single_row, threads
+from lntrain.engine.formulas import PARAMETRISATIONS
 from lntrain.engine.state import Run
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.labels import Antithetic, GaussianNoise, NoNoise, RademacherNoise
@@ -18,7 +19,6 @@ from lntrain.optim.sgd import LabelNoiseSGD
 FLOOR = {torch.float64: 1e-290, torch.float32: 1e-30}
 COPY_BYTES = 2_000_000  # X up to this size is copied into aligned rows at each call; beyond it, read where it is
 NOISES = {NoNoise: kernels.NONE, GaussianNoise: kernels.GAUSSIAN, RademacherNoise: kernels.RADEMACHER}
-PARAMETRISATIONS = {"difference": kernels.DIFFERENCE, "square": kernels.SQUARE, "hadamard": kernels.HADAMARD}
 
 
 class Path(StrEnum):
@@ -58,7 +58,25 @@ def alone(run: Run) -> Path:
     n, d = run.X.shape
     if run.sampling == "full":
         return Path.PANELS if panels.width(n, d, run.X.itemsize) else Path.WHOLE_BATCH
-    return Path.SINGLE_ROW if run.sampling != "noisy_rows" and run.batch_size == 1 else Path.GENERAL
+    return Path.SINGLE_ROW if one_row(run) else Path.GENERAL
+
+
+def unfit(run: Run, path: Path) -> str | None:
+    """None where `path` can run this on the CPU, else why not."""
+    sparse = run.X.layout != torch.strided
+    if path in (Path.TORCH, Path.CUDA):
+        return "it is no path of compiled code on the CPU"
+    if (path == Path.SPARSE) != sparse:
+        return "X is sparse" if sparse else "X is dense"
+    if path in (Path.LANES, Path.PANELS, Path.WHOLE_BATCH) and not (plain(run) and run.sampling == "full"):
+        return "it needs plain steps on the whole batch: no batch_size, momentum, weight decay or depth above 2"
+    if path == Path.SINGLE_ROW and not (plain(run) and one_row(run)):
+        return "it needs plain steps on one drawn row: batch_size=1, no momentum, weight decay or depth above 2"
+    if path == Path.PANELS and vectors(run, path) == 0:
+        return f"a panel of {len(run.y)} rows does not fit the first cache"
+    if path == Path.LANES and in_lanes(run, 1) == 0:
+        return f"it needs {lanes.count(run.X.itemsize)} replicas, and an X below {threads.LARGE_BYTES / 1e6:.0f} MB"
+    return None
 
 
 def in_lanes(run: Run, many: int) -> int:
@@ -75,7 +93,7 @@ def vectors(run: Run, path: Path) -> int:
     if path == Path.PANELS:
         return panels.width(n, d, run.X.itemsize)
     if path == Path.SINGLE_ROW and copied(run.X):
-        return singles.width(d, run.X.itemsize)
+        return single_row.width(d, run.X.itemsize)
     return 0
 
 
@@ -88,6 +106,11 @@ def plain(run: Run) -> bool:
     """A step is the multiplicative one: as steps.plain of its rules."""
     group = run.optimizer.param_groups[0]
     return bool(group["momentum"] == 0 and group["weight_decay"] == 0 and run.model.depth == 2)
+
+
+def one_row(run: Run) -> bool:
+    """A step reads one drawn row."""
+    return run.batch_size == 1 and run.sampling not in ("full", "noisy_rows")
 
 
 def rows_read(run: Run) -> int:
@@ -104,8 +127,7 @@ def applies(run: Run) -> str | None:
         return f"X is {run.X.layout} on {run.X.device}, not dense or CSR on the CPU"
     if (reason := supported(run)) is not None:
         return reason
-    rows_alone = run.batch_size == 1 and run.sampling not in ("full", "noisy_rows")
-    if run.X.layout == torch.sparse_csr and not (plain(run) and rows_alone):
+    if run.X.layout == torch.sparse_csr and not (plain(run) and one_row(run)):
         return "a sparse X needs batch_size=1, depth 2, no momentum and no weight decay"
     return None
 

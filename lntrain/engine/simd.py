@@ -7,14 +7,18 @@ another must wait for: a third of the speed at (40, 100).
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from lntrain.engine.formulas import Formulas, formulas
 
 VECTOR_BYTES = 64  # one cache line; LLVM splits it where registers are narrower
 INT = ir.IntType(64)
@@ -40,6 +44,37 @@ def widest(typing_context):  # type: ignore[no-untyped-def]
     return types.none(), codegen
 
 
+def emits(body: Callable[..., Any]) -> Any:
+    """An intrinsic whose code body(e, *arguments) emits; what it returns is a number of the first array's dtype.
+
+    It is given arrays as numba's structures (data, shape), numbers as values, tuples as their types; `e` works in the
+    first array's dtype.
+    """
+    names = list(inspect.signature(body).parameters)[1:]
+
+    def typing(typing_context, *given):  # type: ignore[no-untyped-def]
+        kinds = [types.unliteral(kind) for kind in given]
+        element = next(kind.dtype for kind in kinds if isinstance(kind, types.Array))
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def read(kind: Any, value: Any) -> Any:
+                if isinstance(kind, types.Array):
+                    return context.make_array(kind)(context, builder, value)
+                return kind if isinstance(kind, types.BaseTuple) else value
+
+            e = Emitter(builder, context.get_value_type(element))
+            value = body(e, *(read(*pair) for pair in zip(kinds, args, strict=True)))
+            return context.get_dummy_value() if value is None else value
+
+        return (element if returns else types.none)(*kinds), codegen
+
+    returns = inspect.signature(body).return_annotation not in (None, "None")
+    one = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    typing.__signature__ = inspect.Signature([inspect.Parameter(n, one) for n in ("typing_context", *names)])  # type: ignore[attr-defined]
+    typing.__name__ = body.__name__
+    return intrinsic(typing)
+
+
 def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
@@ -62,11 +97,12 @@ def totals(builder: Any, vectors: list[Any]) -> Any:
 class Emitter:
     """Loads, stores and products of vectors at offsets of arrays."""
 
-    def __init__(self, builder: Any, element: Any, width: Any) -> None:
-        self.builder, self.width = builder, width
+    def __init__(self, builder: Any, element: Any) -> None:
+        self.builder = builder
         self.size = 4 if isinstance(element, ir.FloatType) else 8
         self.lanes = VECTOR_BYTES // self.size
         self.element, self.vector = element, ir.VectorType(element, self.lanes)
+        self.zero = ir.Constant(self.vector, None)
 
     def at(self, base: Any, offset: Any, kind: Any) -> Any:
         return self.builder.bitcast(self.builder.gep(base, [offset]), kind.as_pointer())
@@ -77,17 +113,37 @@ class Emitter:
     def store(self, value: Any, base: Any, offset: Any) -> None:
         self.builder.store(value, self.at(base, offset, value.type), align=self.size)
 
+    def number(self, base: Any, offset: Any) -> Any:
+        return self.builder.load(self.builder.gep(base, [offset]))
+
+    def length(self, array: Any, axis: int) -> Any:
+        return self.builder.extract_value(array.shape, axis)
+
+    def zeros(self, many: int) -> list[Any]:
+        """Places for sums that start at 0 here, each time that this is passed."""
+        places = [cgutils.alloca_once(self.builder, self.vector) for _ in range(many)]
+        for place in places:
+            self.builder.store(self.zero, place)
+        return places
+
+    def weights(self, names: tuple[str, ...], array: Any, offset: Any = None) -> dict[str, Any]:
+        """Where the weights (m, columns) lie, from column `offset` on."""
+        width, start = self.length(array, 1), INT(0) if offset is None else offset
+        starts = [self.builder.add(self.builder.mul(INT(m), width), start) for m in range(len(names))]
+        return {name: self.builder.gep(array.data, [at]) for name, at in zip(names, starts, strict=True)}
+
     def load_masked(self, base: Any, offset: Any, mask: Any) -> Any:
         """The lanes of the mask, 0 in the others."""
         pointer = self.at(base, offset, self.vector)
         signature = ir.FunctionType(self.vector, [pointer.type, ir.IntType(32), mask.type, self.vector])
         name = f"llvm.masked.load.v{self.lanes}f{8 * self.size}.p0"
         load = cgutils.get_or_insert_function(self.builder.module, signature, name)
-        return self.builder.call(load, [pointer, ir.IntType(32)(self.size), mask, ir.Constant(self.vector, None)])
+        return self.builder.call(load, [pointer, ir.IntType(32)(self.size), mask, self.zero])
 
-    def splat(self, scalar: Any, lanes: int) -> Any:
-        empty = ir.Constant(ir.VectorType(self.element, lanes), ir.Undefined)
-        return _shuffle(self.builder, self.builder.insert_element(empty, scalar, INT(0)), empty, [0] * lanes)
+    def splat(self, scalar: Any, lanes: int | None = None) -> Any:
+        many = lanes or self.lanes
+        empty = ir.Constant(ir.VectorType(scalar.type, many), ir.Undefined)
+        return _shuffle(self.builder, self.builder.insert_element(empty, scalar, INT(0)), empty, [0] * many)
 
     def mul(self, a: Any, b: Any) -> Any:
         return self.builder.fmul(a, b, flags=("contract",))
@@ -98,9 +154,9 @@ class Emitter:
     def fma(self, total: Any, a: Any, b: Any) -> Any:
         return self.builder.fadd(total, self.mul(a, b), flags=("contract",))
 
-    def each_vector(self, body: Any, copies: int = 1) -> None:
-        """body(offset, load of X) over the columns, unrolled; the last ones through a mask, for X has no padding."""
-        begin, whole = INT(0), self.builder.and_(self.width, INT(-self.lanes))
+    def each_vector(self, width: Any, body: Any, copies: int = 1) -> None:
+        """body(offset, load of X) over `width` columns, unrolled; the last ones by a mask, for X has no padding."""
+        begin, whole = INT(0), self.builder.and_(width, INT(-self.lanes))
         for many in sorted({copies, 1}, reverse=True):
             span = INT(many * self.lanes)
             end = self.builder.sub(whole, self.builder.urem(whole, span))
@@ -108,12 +164,9 @@ class Emitter:
                 for k in range(many):
                     body(self.builder.add(j, INT(k * self.lanes)), self.load)
             begin = end
-        with self.builder.if_then(self.builder.icmp_signed("<", whole, self.width)):
+        with self.builder.if_then(self.builder.icmp_signed("<", whole, width)):
             lane = ir.Constant(ir.VectorType(INT, self.lanes), list(range(self.lanes)))
-            left = self.builder.sub(self.width, whole)
-            empty = ir.Constant(lane.type, ir.Undefined)
-            bound = _shuffle(self.builder, self.builder.insert_element(empty, left, INT(0)), empty, [0] * self.lanes)
-            mask = self.builder.icmp_signed("<", lane, bound)
+            mask = self.builder.icmp_signed("<", lane, self.splat(self.builder.sub(width, whole)))
             body(whole, lambda base, offset: self.load_masked(base, offset, mask))
 
 
@@ -124,47 +177,33 @@ def _sweep(rows: int, *, dot: bool, add: bool) -> Any:
     With `add`: grad += sum_r residual[k+r] X[index[k+r]]. With both, in one pass.
     """
 
-    @intrinsic
-    def sweep(typing_context, X, index, i, k, beta, target, scale, residual, grad):  # type: ignore[no-untyped-def]
-        signature = types.none(X, index, types.intp, types.intp, beta, target, scale, residual, grad)
+    @emits
+    def sweep(e, X, index, i, k, beta, target, scale, residual, grad) -> None:  # type: ignore[no-untyped-def]
+        builder, width = e.builder, e.length(X, 1)
 
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arrays = {n: context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 4, 5, 7, 8)}
-            x, indices, beta, target, residual, grad = (arrays[n].data for n in (0, 1, 4, 5, 7, 8))
-            width = builder.extract_value(arrays[0].shape, 1)
-            e = Emitter(builder, args[6].type, width)
+        def places(first: Any) -> list[Any]:
+            return [builder.add(first, INT(r)) for r in range(rows)]
 
-            def offsets(first: Any) -> list[Any]:
-                places = [builder.add(first, INT(r)) for r in range(rows)]
-                return [builder.mul(builder.load(builder.gep(indices, [place])), width) for place in places]
+        new, old = ([builder.mul(e.number(index.data, r), width) for r in places(first)] for first in (i, k))
+        sums = e.zeros(rows if dot else 0)
+        factors = [e.splat(e.number(residual.data, place)) for place in (places(k) if add else ())]
 
-            new, old = offsets(args[2]) if dot else [], offsets(args[3]) if add else []
-            zero = ir.Constant(e.vector, None)
-            sums = [cgutils.alloca_once_value(builder, zero) for _ in new]
-            for total in sums:
-                builder.store(zero, total)
-            places = [builder.gep(residual, [builder.add(args[3], INT(r))]) for r in range(len(old))]
-            factors = [e.splat(builder.load(place), e.lanes) for place in places]
-
-            def body(j: Any, load: Any) -> None:
-                if dot:
-                    b = e.load(beta, j)
-                    for total, row in zip(sums, new, strict=True):
-                        builder.store(e.fma(builder.load(total), load(x, builder.add(row, j)), b), total)
-                if add:
-                    halves = [e.load(grad, j), zero]  # two chains of additions are faster than one
-                    for r, (factor, row) in enumerate(zip(factors, old, strict=True)):
-                        halves[r % 2] = e.fma(halves[r % 2], factor, load(x, builder.add(row, j)))
-                    e.store(builder.fadd(*halves) if rows > 1 else halves[0], grad, j)
-
-            e.each_vector(body)
+        def body(j: Any, load: Any) -> None:
             if dot:
-                dots = totals(builder, [builder.load(total) for total in sums])
-                error = builder.fsub(dots, e.load(target, args[2], dots.type))
-                e.store(builder.fmul(error, e.splat(args[6], rows)), residual, args[2])
-            return context.get_dummy_value()
+                b = e.load(beta.data, j)
+                for total, row in zip(sums, new, strict=True):
+                    builder.store(e.fma(builder.load(total), load(X.data, builder.add(row, j)), b), total)
+            if add:
+                halves = [e.load(grad.data, j), e.zero]  # two chains of additions are faster than one
+                for r, (factor, row) in enumerate(zip(factors, old, strict=True)):
+                    halves[r % 2] = e.fma(halves[r % 2], factor, load(X.data, builder.add(row, j)))
+                e.store(builder.fadd(*halves) if rows > 1 else halves[0], grad.data, j)
 
-        return signature, codegen
+        e.each_vector(width, body)
+        if dot:
+            dots = totals(builder, [builder.load(total) for total in sums])
+            error = builder.fsub(dots, e.load(target.data, i, dots.type))
+            e.store(builder.fmul(error, e.splat(scale, rows)), residual.data, i)
 
     return sweep
 
@@ -177,95 +216,77 @@ def _sweeps(rows: int) -> tuple[Any, Any, Any]:
 SWEEP_1, SWEEP_4, SWEEP_8 = _sweeps(1), _sweeps(4), _sweeps(8)
 
 
-def _elementwise(compute: Any) -> Any:
-    """An intrinsic f(w, beta, total, grad) over padded columns: compute(e, values) returns what is stored, by name."""
+def _columns(compute: Callable[[Formulas, Emitter, dict[str, Any]], dict[str, Any]]) -> Any:
+    """An intrinsic over padded columns, vector by vector: what `compute` returns is stored, by name."""
 
-    @intrinsic
-    def elementwise(typing_context, w, beta, total, grad):  # type: ignore[no-untyped-def]
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arrays = [
-                context.make_array(kind)(context, builder, a) for kind, a in zip(signature.args, args, strict=True)
-            ]
-            count, width = (builder.extract_value(arrays[0].shape, axis) for axis in (0, 1))
-            element = context.get_value_type(signature.args[0].dtype)
-            e = Emitter(builder, element, width)
-            last = builder.mul(builder.sub(count, INT(1)), width)  # of the weights; the first where there is one
-            bases = {"u": arrays[0].data, "v": builder.gep(arrays[0].data, [last])}
-            bases |= {"beta": arrays[1].data, "total": arrays[2].data, "grad": arrays[3].data}
-            with cgutils.for_range_slice(builder, INT(0), width, INT(e.lanes), INT) as (j, _):
-                values = {name: e.load(base, j) for name, base in bases.items()}
-                for name, value in compute(e, **values).items():
-                    e.store(value, bases[name], j)
-            return context.get_dummy_value()
+    @emits
+    def columns(e, parametrisation, w, beta, total, grad) -> None:  # type: ignore[no-untyped-def]
+        own = formulas(parametrisation)
+        bases = e.weights(own.weights, w) | {"beta": beta.data, "total": total.data, "grad": grad.data}
+        with cgutils.for_range_slice(e.builder, INT(0), e.length(w, 1), INT(e.lanes), INT) as (j, _):
+            now = {name: e.load(base, j) for name, base in bases.items()}
+            for name, value in compute(own, e, now).items():
+                e.store(value, bases[name], j)
 
-        return types.none(w, beta, total, grad), codegen
-
-    return elementwise
+    return columns
 
 
-@intrinsic
-def add_noise(typing_context, y, unit, first, std, target, total):  # type: ignore[no-untyped-def]
+def _begin(own: Formulas, e: Emitter, now: dict[str, Any]) -> dict[str, Any]:
+    beta = own.beta(e, now["u"], now.get("v"))
+    return {"beta": beta, "total": e.builder.fadd(now["total"], beta), "grad": e.zero}
+
+
+def _descend(own: Formulas, e: Emitter, now: dict[str, Any]) -> dict[str, Any]:
+    moved: dict[str, Any] = own.step(e, now["u"], now.get("v"), now["grad"])
+    return moved
+
+
+def _onward(own: Formulas, e: Emitter, now: dict[str, Any]) -> dict[str, Any]:
+    moved = _descend(own, e, now)
+    return moved | _begin(own, e, now | moved)
+
+
+begin = _columns(_begin)  # beta joins its sum, and grad starts at 0
+descend = _columns(_descend)  # a plain step along grad
+onward = _columns(_onward)  # descend and the next step's begin, the weights loaded once
+
+
+@emits
+def slopes(e, parametrisation, w, grad, out) -> None:  # type: ignore[no-untyped-def]
+    """out (m, columns): the gradient in each weight, from `grad` in beta."""
+    own = formulas(parametrisation)
+    now, goals = e.weights(own.weights, w), e.weights(own.weights, out)
+    with cgutils.for_range_slice(e.builder, INT(0), e.length(w, 1), INT(e.lanes), INT) as (j, _):
+        values = {name: e.load(base, j) for name, base in now.items()}
+        for name, value in own.slopes(e, values["u"], values.get("v"), e.load(grad.data, j)).items():
+            e.store(value, goals[name], j)
+
+
+@emits
+def coef(e, parametrisation, w, j) -> float:  # type: ignore[no-untyped-def]
+    """beta_j."""
+    own = formulas(parametrisation)
+    now = {name: e.number(base, j) for name, base in e.weights(own.weights, w).items()}
+    return own.beta(e, now["u"], now.get("v"))  # type: ignore[no-any-return]
+
+
+@emits
+def move(e, parametrisation, w, j, grad) -> None:  # type: ignore[no-untyped-def]
+    """A plain step of column j."""
+    own = formulas(parametrisation)
+    places = e.weights(own.weights, w)
+    now = {name: e.number(base, j) for name, base in places.items()}
+    for name, value in own.step(e, now["u"], now.get("v"), grad).items():
+        e.store(value, places[name], j)
+
+
+@emits
+def add_noise(e, y, unit, first, std, target, total) -> None:  # type: ignore[no-untyped-def]
     """target = y + std unit[first:], total += std unit[first:], in whole vectors: what lies beyond n is nobody's."""
-    signature = types.none(y, unit, types.intp, std, target, total)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        arrays = {n: context.make_array(signature.args[n])(context, builder, args[n]) for n in (0, 1, 4, 5)}
-        y, unit, target, total = (array.data for array in arrays.values())
-        e = Emitter(builder, args[3].type, builder.extract_value(arrays[0].shape, 0))
-        scale, drawn = e.splat(args[3], e.lanes), ir.VectorType(ir.FloatType(), e.lanes)
-        with cgutils.for_range_slice(builder, INT(0), e.width, INT(e.lanes), INT) as (i, _):
-            eps = builder.load(e.at(unit, builder.add(args[2], i), drawn), align=4)
-            noise = builder.fmul(scale, eps if e.size == 4 else builder.fpext(eps, e.vector))
-            e.store(builder.fadd(e.load(total, i), noise), total, i)
-            e.store(builder.fadd(e.load(y, i), noise), target, i)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-class Formulas(NamedTuple):
-    """A quadratic parametrisation: its weights' names, beta of them, and a step along grad, which bears the lr.
-
-    Where d beta / dw = 2w, grad bears the 2 as well.
-    """
-
-    weights: tuple[str, ...]
-    beta: Any
-    step: Any
-
-
-def _passes(formulas: Formulas) -> tuple[Any, Any, Any]:
-    """(begin, descend, onward).
-
-    begin: beta joins its sum and grad starts at 0. descend: a plain step along grad. onward: descend and
-    the next step's begin, the weights loaded once.
-    """
-
-    def begin(e: Any, u: Any, v: Any, total: Any, **_: Any) -> dict[str, Any]:
-        beta = formulas.beta(e, u, v)
-        return {"beta": beta, "total": e.builder.fadd(total, beta), "grad": ir.Constant(e.vector, None)}
-
-    def descend(e: Any, u: Any, v: Any, grad: Any, **_: Any) -> dict[str, Any]:
-        return formulas.step(e, u, v, grad)  # type: ignore[no-any-return]
-
-    def onward(e: Any, u: Any, v: Any, total: Any, grad: Any, **_: Any) -> dict[str, Any]:
-        weights = formulas.step(e, u, v, grad)
-        return weights | begin(e, weights["u"], weights.get("v", v), total)  # type: ignore[no-any-return]
-
-    return _elementwise(begin), _elementwise(descend), _elementwise(onward)
-
-
-def _difference(e: Any, u: Any, v: Any) -> Any:
-    """u^2 - v^2 with both squares rounded: fused, two equal ones would leave a rounding error, often denormal."""
-    return e.builder.fsub(e.builder.fmul(u, u), e.builder.fmul(v, v))
-
-
-DIFFERENCE = Formulas(("u", "v"), _difference, lambda e, u, v, g: {"u": e.sub(u, e.mul(g, u)), "v": e.fma(v, g, v)})
-SQUARE = Formulas(("u",), lambda e, u, v: e.mul(u, u), lambda e, u, v, g: {"u": e.sub(u, e.mul(g, u))})
-HADAMARD = Formulas(
-    ("u", "v"), lambda e, u, v: e.mul(u, v), lambda e, u, v, g: {"u": e.sub(u, e.mul(g, v)), "v": e.sub(v, e.mul(g, u))}
-)
-
-begin_difference, descend_difference, onward_difference = _passes(DIFFERENCE)
-begin_square, descend_square, onward_square = _passes(SQUARE)
-begin_hadamard, descend_hadamard, onward_hadamard = _passes(HADAMARD)
+    builder, drawn = e.builder, ir.VectorType(ir.FloatType(), e.lanes)
+    scale = e.splat(std)
+    with cgutils.for_range_slice(builder, INT(0), e.length(y, 0), INT(e.lanes), INT) as (i, _):
+        eps = builder.load(e.at(unit.data, builder.add(first, i), drawn), align=4)
+        noise = builder.fmul(scale, eps if e.size == 4 else builder.fpext(eps, e.vector))
+        e.store(builder.fadd(e.load(total.data, i), noise), total.data, i)
+        e.store(builder.fadd(e.load(y.data, i), noise), target.data, i)

@@ -9,30 +9,42 @@ from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
+from numba.extending import overload
 
-from lntrain.engine import panels, simd, singles
+from lntrain.engine import panels, simd, single_row, sparse
 from lntrain.engine.kernels import (
-    DIFFERENCE,
     FULL,
     NOISY_ROWS,
-    SQUARE,
     STRETCH,
     begin,
     by_weight,
     close_block,
-    descend,
     draw,
     gradient,
     label,
+    plain,
     sgd,
+    signed,
 )
 from lntrain.engine.state import BLOCK
 from lntrain.noise.compiled import compiled
 from lntrain.noise.philox import fill_rows
 
 
+class General(NamedTuple):
+    """X by rows, for every rule."""
+
+    X: Any
+
+
+class Whole(NamedTuple):
+    """X by rows, for plain steps on all of them."""
+
+    X: Any
+
+
 class Drawn(NamedTuple):
-    """Noise and rows of the steps from `start` on, flat, and room for a batch: its labels, its residuals and the next step's."""
+    """Noise and rows of a stretch of steps, flat; room for a batch: its labels, its residuals and the next step's."""
 
     unit: Any
     rows: Any
@@ -44,31 +56,43 @@ class Drawn(NamedTuple):
 
 @nb.njit(error_model="numpy")
 def stretch(width):  # type: ignore[no-untyped-def]
-    """How many steps of `width` numbers are drawn at a time: a multiple of pairs of steps times the four of a Philox block."""
+    """How many steps of `width` numbers are drawn at a time: a multiple of 8, pairs times a Philox block's four."""
     return max(8, min(BLOCK, STRETCH // width // 8 * 8))
 
 
 @nb.njit(error_model="numpy")
-def empty(rule, n, dtype):  # type: ignore[no-untyped-def]
+def chunks(step, drawn, total, size):  # type: ignore[no-untyped-def]
+    """(done, count, t): the next `count` of `total` steps, within a block of sums and a stretch of `size` draws.
+
+    They are those from t on of their stretch, which is to be drawn where `done` or `t` is 0.
+    """
+    done = 0
+    while done < total:
+        t = (drawn + done) % size
+        count = min(size - t, BLOCK - (step + done) % BLOCK, total - done)
+        yield done, count, t
+        done += count
+
+
+@nb.njit(error_model="numpy")
+def empty(rule, dtype):  # type: ignore[no-untyped-def]
     """Room for a stretch of draws: (unit, rows) by step, and the same as a Drawn."""
     width = rule.batch_size
     size = stretch(width)
-    every = 2 if rule.paired else 1  # steps that share their draws
-    draws = np.zeros(size // every * width + simd.VECTOR_BYTES, np.float32)  # its last vector may reach beyond
-    unit, rows = draws[: size // every * width].reshape(-1, width), np.empty((size, width), np.int64)
-    index = np.arange(n) if rule.sampling == FULL or rule.sampling == NOISY_ROWS else rows.reshape(-1)
+    draws = np.zeros((size >> rule.paired) * width + simd.VECTOR_BYTES, np.float32)  # its last vector may reach beyond
+    unit, rows = draws[: (size >> rule.paired) * width].reshape(-1, width), np.empty((size, width), np.int64)
+    index = np.arange(rule.rows) if rule.sampling == FULL or rule.sampling == NOISY_ROWS else rows.reshape(-1)
     room = np.zeros((3, index.shape[0] + simd.VECTOR_BYTES), dtype)
     return unit, rows, Drawn(draws, rows.reshape(-1), index, room[0], room[1], room[2])
 
 
 # no fastmath here or in draw: numba hands it down to what they call, and the stream's numbers would change
 @nb.njit(error_model="numpy")
-def refill(rule, unit, rows, n, start, key):  # type: ignore[no-untyped-def]
+def refill(rule, unit, rows, start, key):  # type: ignore[no-untyped-def]
     """The draws of steps start.. (a multiple of 8)."""
-    every = 2 if rule.paired else 1
-    draw(rule, unit, start // every, key)
+    draw(rule, unit, start >> rule.paired, key)
     if rule.sampling != FULL:
-        fill_rows(rows, start, every, n, 1 if rule.sampling == NOISY_ROWS else rule.sampling, key)
+        fill_rows(rows, start, 1 + rule.paired, rule.rows, 1 if rule.sampling == NOISY_ROWS else rule.sampling, key)
 
 
 @nb.njit(error_model="numpy")
@@ -79,20 +103,18 @@ def piece(values, first, count):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(forceinline=True, error_model="numpy")
-def extent(rule, n, t):  # type: ignore[no-untyped-def]
+def extent(rule, t):  # type: ignore[no-untyped-def]
     """Where step t's rows begin in the index, and how many they are."""
     whole = rule.sampling == FULL or rule.sampling == NOISY_ROWS
-    return (0, n) if whole else (t * rule.batch_size, rule.batch_size)
+    return (0, rule.rows) if whole else (t * rule.batch_size, rule.batch_size)
 
 
 @nb.njit(forceinline=True, error_model="numpy")
 def prepare(y, rule, w, beta, coef_block, grad, noise_block, unit, rows, target, t, std):  # type: ignore[no-untyped-def]
     """Step t's labels and coefficients; grad is 0."""
-    shift = 1 if rule.paired else 0  # a shift, for division is slow
-    if t & shift:
-        std = -std  # the second of a pair
     width = rule.batch_size
-    label(rule, y, unit, (t >> shift) * width, std, rows, t * width, width, target, noise_block)
+    first = (t >> rule.paired) * width
+    label(rule, y, unit, first, signed(rule, t, std), rows, t * width, width, target, noise_block)
     begin(rule, w, beta, coef_block, grad)
 
 
@@ -100,106 +122,82 @@ def prepare(y, rule, w, beta, coef_block, grad, noise_block, unit, rows, target,
 def conclude(rule, w, beta, coef_block, grad, slopes, buffers, rate, first):  # type: ignore[no-untyped-def]
     """The weights move along grad, which bears the rate where the step is plain."""
     if plain(rule):
-        descend(rule, w, beta, coef_block, grad)
+        simd.descend(rule.parametrisation, w, beta, coef_block, grad)
     else:
         by_weight(rule, w, grad, slopes)
         sgd(rule, w, slopes, buffers, rate, first)
 
 
-@nb.njit(forceinline=True, error_model="numpy")
-def plain(rule):  # type: ignore[no-untyped-def]
-    return rule.momentum == 0 and rule.decay == 0 and rule.depth == 2
-
-
 # A function of its own: it takes the arrays out of their tuples once, where each time costs an atomic count
 @nb.njit(nogil=True, error_model="numpy")
-def _steps(X, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+def _general(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
     """len(rates) steps within a block; t counts steps from the first that `drawn` holds."""
     simd.widest()  # type: ignore[call-arg]
     w, buffers, coef_block, noise_block = state.weights, state.buffers, state.coef_block, state.noise_block
     beta, grad, slopes = state.room[0], state.room[1], state.room[2:]
     unit, rows, index, target, residual = drawn.unit, drawn.rows, drawn.index, drawn.target, drawn.residual
+    X = read.X
     for k in range(rates.shape[0]):
         prepare(y, rule, w, beta, coef_block, grad, noise_block, unit, rows, target, t + k, stds[k])
         scale = rule.scale * rates[k] if plain(rule) else rule.scale
-        first, count = extent(rule, X.shape[0], t + k)
+        first, count = extent(rule, t + k)
         gradient(X, index, first, count, beta, target, scale, residual, grad)
         conclude(rule, w, beta, coef_block, grad, slopes, buffers, rates[k], new and k == 0)
 
 
-def _bare(begin: Any, descend: Any, onward: Any) -> Any:
-    """Plain steps of one parametrisation on the whole batch.
-
-    Compiled apart for each: the choices that `_steps` makes at each step cost as much as a short step.
-    """
-
-    @nb.njit(nogil=True, error_model="numpy")
-    def whole(X, y, rule, state, drawn, t, rates, stds):  # type: ignore[no-untyped-def]
-        simd.widest()  # type: ignore[call-arg]
-        w, coef_block, noise_block, beta, grad = (
-            state.weights,
-            state.coef_block,
-            state.noise_block,
-            state.room[0],
-            state.room[1],
-        )
-        unit, index, target, residual = drawn.unit, drawn.index, drawn.target, drawn.residual
-        n, shift = X.shape[0], 1 if rule.paired else 0
-        begin(w, beta, coef_block, grad)
-        for k in range(rates.shape[0]):
-            std, first = -stds[k] if (t + k) & shift else stds[k], ((t + k) >> shift) * n
-            simd.add_noise(y, unit, first, std, target, noise_block)
-            gradient(X, index, 0, n, beta, target, rule.scale * rates[k], residual, grad)
-            if k + 1 < rates.shape[0]:
-                onward(w, beta, coef_block, grad)
-            else:
-                descend(w, beta, coef_block, grad)
-
-    return whole
-
-
-_difference = _bare(simd.begin_difference, simd.descend_difference, simd.onward_difference)
-_square = _bare(simd.begin_square, simd.descend_square, simd.onward_square)
-_hadamard = _bare(simd.begin_hadamard, simd.descend_hadamard, simd.onward_hadamard)
-
-
 @nb.njit(nogil=True, error_model="numpy")
-def _block(X, vectors, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
-    """len(rates) steps within a block, by the leanest code that fits."""
-    if X.ndim == 3:
-        panels.block(X, vectors, y, rule, state, drawn, t, rates, stds)
-    elif rule.general:
-        _steps(X, y, rule, state, drawn, t, rates, stds, new)
-    elif len(vectors) > 0 or (plain(rule) and rule.batch_size == 1 and FULL < rule.sampling < NOISY_ROWS):
-        singles.block(X, vectors, y, rule, state, drawn, t, rates, stds)
-    elif not plain(rule) or rule.sampling != FULL:
-        _steps(X, y, rule, state, drawn, t, rates, stds, new)
-    elif rule.parametrisation == DIFFERENCE:
-        _difference(X, y, rule, state, drawn, t, rates, stds)
-    elif rule.parametrisation == SQUARE:
-        _square(X, y, rule, state, drawn, t, rates, stds)
-    else:
-        _hadamard(X, y, rule, state, drawn, t, rates, stds)
+def _whole(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+    """The same for plain steps on the whole batch: the choices above cost as much as a short step."""
+    simd.widest()  # type: ignore[call-arg]
+    w, coef_block, noise_block = state.weights, state.coef_block, state.noise_block
+    beta, grad = state.room[0], state.room[1]
+    unit, index, target, residual = drawn.unit, drawn.index, drawn.target, drawn.residual
+    X, kind = read.X, rule.parametrisation
+    n = rule.rows
+    simd.begin(kind, w, beta, coef_block, grad)
+    for k in range(rates.shape[0]):
+        simd.add_noise(y, unit, ((t + k) >> rule.paired) * n, signed(rule, t + k, stds[k]), target, noise_block)
+        gradient(X, index, 0, n, beta, target, rule.scale * rates[k], residual, grad)
+        if k + 1 < rates.shape[0]:
+            simd.onward(kind, w, beta, coef_block, grad)
+        else:
+            simd.descend(kind, w, beta, coef_block, grad)
+
+
+BLOCKS = {
+    General: _general,
+    Whole: _whole,
+    panels.Panels: panels.block,
+    single_row.SingleRow: single_row.block,
+    sparse.Sparse: sparse.block,
+}
+
+
+def _block(read: Any, y: Any, rule: Any, state: Any, drawn: Any, t: Any, rates: Any, stds: Any, new: Any) -> None:
+    """len(rates) steps within a block, by the code for how X is read."""
+    BLOCKS[type(read)](read, y, rule, state, drawn, t, rates, stds, new)
+
+
+@overload(_block)
+def _compiled_block(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+    chosen = BLOCKS[read.instance_class]
+    return lambda read, y, rule, state, drawn, t, rates, stds, new: chosen(
+        read, y, rule, state, drawn, t, rates, stds, new
+    )
 
 
 @compiled(nogil=True, error_model="numpy")
-def run_steps(X, vectors, y, rule, state, key, step, drawn, total, rates, stds, new):  # type: ignore[no-untyped-def]
+def run_steps(read, y, rule, state, key, step, drawn, total, rates, stds, new):  # type: ignore[no-untyped-def]
     """`total` steps from `step` on; `drawn` counts the optimiser's, by which noise and rows are drawn.
 
-    vectors: as many zeros as a panel has vectors where X is one of panels, or as registers keep on single rows.
-    rates, stds: lr and std of each step, or of one block for all. new: no momentum buffer exists yet.
+    read: X as a path reads it, one of BLOCKS. rates, stds: lr and std of each step, or of one block for all.
+    new: no momentum buffer exists yet.
     """
-    n = rule.batch_size if X.ndim == 3 else X.shape[0]
-    unit, rows, held = empty(rule, n, state.weights.dtype)
-    start, done, left = 0, 0, 0
-    while done < total:
-        if left == 0:
-            start = (drawn + done) // 8 * 8
-            refill(rule, unit, rows, n, start, key)
-            left = start + rows.shape[0] - drawn - done
-        count = min(left, BLOCK - (step + done) % BLOCK, total - done)
-        lr, std, fresh = piece(rates, done, count), piece(stds, done, count), new and done == 0
-        _block(X, vectors, y, rule, state, held, drawn + done - start, lr, std, fresh)
-        done, left = done + count, left - count
-        if (step + done) % BLOCK == 0:
+    unit, rows, held = empty(rule, state.weights.dtype)
+    for done, count, t in chunks(step, drawn, total, rows.shape[0]):
+        if done == 0 or t == 0:
+            refill(rule, unit, rows, drawn + done - t, key)
+        lr, std = piece(rates, done, count), piece(stds, done, count)
+        _block(read, y, rule, state, held, t, lr, std, new and done == 0)
+        if (step + done + count) % BLOCK == 0:
             close_block(rule, state)

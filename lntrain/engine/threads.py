@@ -51,13 +51,13 @@ def _conclude(rule, state, parts, rate, first, close):  # type: ignore[no-untype
 
 
 @compiled()
-def _empty(rule, n, weights):  # type: ignore[no-untyped-def]
-    return steps.empty(rule, n, weights.dtype)
+def _empty(rule, weights):  # type: ignore[no-untyped-def]
+    return steps.empty(rule, weights.dtype)
 
 
 @compiled()
-def _refill(rule, unit, rows, n, start, key):  # type: ignore[no-untyped-def]
-    steps.refill(rule, unit, rows, n, start, key)
+def _refill(rule, unit, rows, start, key):  # type: ignore[no-untyped-def]
+    steps.refill(rule, unit, rows, start, key)
 
 
 def run_steps(
@@ -74,29 +74,26 @@ def run_steps(
     new: bool,
 ) -> None:
     """As steps.run_steps, for all replicas together: rules, states, keys and stds hold one each."""
-    n, replicas, threads = len(X), range(len(states)), min(PARTS, torch.get_num_threads())
-    made = [_empty(rule, n, states[0].weights) for rule in rules]
+    replicas, threads = range(len(states)), min(PARTS, torch.get_num_threads())
+    made = [_empty(rule, states[0].weights) for rule in rules]
     held, size = [drawn_ for _, _, drawn_ in made], len(made[0][1])
     grads = np.zeros((PARTS, len(states), states[0].room.shape[1]), X.dtype)
-    left = 0
+    betas = [state.room[0] for state in states]
     with ThreadPoolExecutor(threads) as pool:
-        for k in range(total):
-            rate = steps.piece(rates, k, 1)[0]
-            if left == 0:
-                start = (drawn + k) // 8 * 8
-                left = start + size - drawn - k
+        for done, count, t in steps.chunks.py_func(step, drawn, total, size):
+            if done == 0 or t == 0:
                 for r in replicas:
-                    _refill(rules[r], made[r][0], made[r][1], n, start, keys[r])
-            t, left = drawn + k - start, left - 1
-            for r in replicas:
-                _prepare(y, rules[r], states[r], held[r], t, steps.piece(stds[r], k, 1)[0])
-            betas = [state.room[0] for state in states]
-            scales = [rule.scale * rate if steps.plain(rule) else rule.scale for rule in rules]
-            share = partial(_share, X, held, steps.extent(rules[0], n, t), betas, scales, grads, threads)
-            list(pool.map(share, range(threads)))
-            close = (step + k + 1) % BLOCK == 0
-            for r in replicas:
-                _conclude(rules[r], states[r], grads[:, r], rate, new and k == 0, close)
+                    _refill(rules[r], made[r][0], made[r][1], drawn + done - t, keys[r])
+            for k in range(count):
+                rate, at = steps.piece(rates, done + k, 1)[0], done + k
+                for r in replicas:
+                    _prepare(y, rules[r], states[r], held[r], t + k, steps.piece(stds[r], at, 1)[0])
+                scales = [rule.scale * rate if kernels.plain(rule) else rule.scale for rule in rules]
+                share = partial(_share, X, held, steps.extent(rules[0], t + k), betas, scales, grads, threads)
+                list(pool.map(share, range(threads)))
+                close = (step + at + 1) % BLOCK == 0
+                for r in replicas:
+                    _conclude(rules[r], states[r], grads[:, r], rate, new and at == 0, close)
 
 
 def _share(

@@ -24,7 +24,7 @@ from lntrain.training.ensemble import Progress, descend
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training: `network(seed)` in batches (None: all) of `rows`, whose targets carry `noise`; drawn as `name`."""
+    """One way of training: `network(seed)` in batches (None: all) of `rows`, targets with `noise`; drawn as `name`."""
 
     name: str
     network: Callable[[int], nn.Module]

@@ -44,9 +44,23 @@ def name_ends(
     places = apart(ends, gap)
     for end, place, name in zip(ends, places, names, strict=True):
         ax.annotate(
-            plain(name), (1.0, end), (1.05, place), "axes fraction", "axes fraction", fontsize=size, va="center",
-            annotation_clip=False, arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)},
-        )  # fmt: skip
+            plain(name),
+            (1.0, end),
+            (1.05, place),
+            "axes fraction",
+            "axes fraction",
+            fontsize=size,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": GREY,
+                "linewidth": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+        )
 
 
 def apart(places: NDArray[np.float64], gap: float) -> NDArray[np.float64]:

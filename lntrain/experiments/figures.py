@@ -14,7 +14,10 @@ from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
 
 from lntrain.experiments.figure_names import NAMED, name_ends, name_ticks, that_matter
 
-PALETTE = ("#2563a8", "#e07a1f", "#3a8f5c", "#b5408a", "#7a5cc4", "#1aa0a8", "#c4413b", "#8a6d1f", "#4f7fd0", "#f0a860", "#75b58e", "#d98cbd")  # fmt: skip
+PALETTE = (
+    "#2563a8", "#e07a1f", "#3a8f5c", "#b5408a", "#7a5cc4", "#1aa0a8",
+    "#c4413b", "#8a6d1f", "#4f7fd0", "#f0a860", "#75b58e", "#d98cbd",
+)  # fmt: skip
 LINES = ("--", ":", "-.")
 INK, BLUE, ORANGE, GREEN, GREY = "#222222", "#2563a8", "#e07a1f", "#3a8f5c", "#a9b0b7"
 
@@ -149,8 +152,14 @@ def errors(
         if guides and colour in (BLUE, GREEN) and len(steps) > 8:
             power = -0.5 if colour == BLUE else -1.0
             tail = steps >= steps[-1] / 30
-            ax.plot(steps[tail], values[tail][0] * (steps[tail] / steps[tail][0]) ** power, color=colour, linestyle=":", linewidth=1.2,
-                    label=rf"slope ${'-1/2' if colour == BLUE else '-1'}$")  # fmt: skip
+            ax.plot(
+                steps[tail],
+                values[tail][0] * (steps[tail] / steps[tail][0]) ** power,
+                color=colour,
+                linestyle=":",
+                linewidth=1.2,
+                label=rf"slope ${'-1/2' if colour == BLUE else '-1'}$",
+            )
     if expected is not None:
         middle, low, high = expected
         ax.errorbar(

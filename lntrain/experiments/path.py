@@ -32,7 +32,8 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     plans = [_plan(cfg, setting, problem, float(alpha)) for alpha in alphas]
     rates, stds, steps = [p.lr for p in plans], [p.std for p in plans], max(p.steps for p in plans)
     print(
-        f"path      {problem.name}: n={problem.n}, d={problem.d}, {len(alphas)} penalties from {alphas[0]:.3g} to {alphas[-1]:.3g}\n"
+        f"path      {problem.name}: n={problem.n}, d={problem.d}, {len(alphas)} penalties "
+        f"from {alphas[0]:.3g} to {alphas[-1]:.3g}\n"
         f"noise     std {min(stds):.3g} to {max(stds):.3g}, lr {min(rates):.3g} to {max(rates):.3g}, {steps} steps",
         "".join(f"\nnote      {note}" for note in build.schedule_notes(cfg)),
         sep="",

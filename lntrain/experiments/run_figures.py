@@ -25,18 +25,32 @@ def draw(spec: RunSpec, history: History, average: Tensor, step: int) -> dict[st
     bands = {label: history.column(f"{name}_sd") for label, name in names.items()} if many and len(mean) > 1 else None
     return {
         "coefficients": figures.coefficients(
-            mean.mean(0) if many else mean, plan.reference.coef, sd=mean.std(0, ddof=1) if many and len(mean) > 1 else None,
-            truth=None if spec.problem.coef is None else spec.problem.coef.cpu(), names=columns, which=which, title=title,
+            mean.mean(0) if many else mean,
+            plan.reference.coef,
+            sd=mean.std(0, ddof=1) if many and len(mean) > 1 else None,
+            truth=None if spec.problem.coef is None else spec.problem.coef.cpu(),
+            names=columns,
+            which=which,
+            title=title,
         ),
         "trajectories": figures.trajectories(
-            steps, torch.stack(history.last), torch.stack(history.mean), plan.reference.coef[history.shown],
-            names=columns and [columns[j] for j in history.shown], which=which, title=title,
+            steps,
+            torch.stack(history.last),
+            torch.stack(history.mean),
+            plan.reference.coef[history.shown],
+            names=columns and [columns[j] for j in history.shown],
+            which=which,
+            title=title,
         ),
         "errors": figures.errors(
-            steps, {label: history.column(name) for label, name in names.items()}, bands=bands, guides=not plan.tail,
-            expected=expected, title=title,
+            steps,
+            {label: history.column(name) for label, name in names.items()},
+            bands=bands,
+            guides=not plan.tail,
+            expected=expected,
+            title=title,
         ),
-    }  # fmt: skip
+    }
 
 
 def _curves(tail: bool, which: str) -> dict[str, str]:

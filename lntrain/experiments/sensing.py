@@ -54,8 +54,10 @@ def build(cfg: DictConfig) -> Study:
 
     d, (freedom, whole) = options.d, _freedom(cfg)
     said = (
-        f"problem   a {d} x {d} matrix of rank {options.rank}: {freedom} free numbers of {whole}; {list(options.measurements)} measurements\n"
-        f"runs      {len(trained)} arms of {len(seeds)} seeds, {cfg.steps} steps, lr={cfg.optimizer.lr}, std={cfg.noise.std}"
+        f"problem   a {d} x {d} matrix of rank {options.rank}: "
+        f"{freedom} free numbers of {whole}; {list(options.measurements)} measurements\n"
+        f"runs      {len(trained)} arms of {len(seeds)} seeds, {cfg.steps} steps, "
+        f"lr={cfg.optimizer.lr}, std={cfg.noise.std}"
     )
     criterion = partial(squared_loss, scale=cfg.loss_constant)
     return Study(said, trained, criterion, measure, partial(_table, cfg), partial(_draw, cfg))
@@ -103,13 +105,21 @@ def _draw(cfg: DictConfig, curves: Curves) -> dict[str, Any]:
     rows = {name: curves.of(f"{name}, m={shown}") for name in final}
     panels = [
         figures.Panel(
-            f"{label}, at the end", {name: (sizes, values) for name, values in final.items()},
-            log=True, xlabel="measurements", logx=False, mark=_freedom(cfg)[0], mark_label="free numbers of the matrix",
+            f"{label}, at the end",
+            {name: (sizes, values) for name, values in final.items()},
+            log=True,
+            xlabel="measurements",
+            logx=False,
+            mark=_freedom(cfg)[0],
+            mark_label="free numbers of the matrix",
         ),
         figures.Panel(
-            f"{label}, {shown} measurements", {name: (row["step"], row["error"]) for name, row in rows.items()},
-            log=True, mark=start if start < steps_of(cfg) else None,
+            f"{label}, {shown} measurements",
+            {name: (row["step"], row["error"]) for name, row in rows.items()},
+            log=True,
+            mark=start if start < steps_of(cfg) else None,
         ),
-    ]  # fmt: skip
-    title = f"Rank {options.rank} of a {options.d} x {options.d} matrix, {len(seeds_of(cfg))} seeds: mean and standard deviation"
+    ]
+    matrix = f"Rank {options.rank} of a {options.d} x {options.d} matrix"
+    title = f"{matrix}, {len(seeds_of(cfg))} seeds: mean and standard deviation"
     return {"matrix_sensing": figures.arms(panels, title=title)}

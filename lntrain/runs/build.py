@@ -45,7 +45,8 @@ def build(cfg: DictConfig) -> RunSpec:
     dtype = dtype_of(cfg)
     if cfg.model.depth != 2:
         raise ValueError(
-            f"model.depth={cfg.model.depth} solves no Lasso (its penalty is |beta|^(2 - 2/depth)): use depth=2, or lntrain.train"
+            f"model.depth={cfg.model.depth} solves no Lasso (its penalty is |beta|^(2 - 2/depth)): "
+            "use depth=2, or lntrain.train"
         )
     if not (math.isfinite(cfg.loss_constant) and cfg.loss_constant > 0):
         raise ValueError(
@@ -109,11 +110,19 @@ def _plan(cfg: DictConfig, setting: Setting, problem: Problem) -> Plan:
     one = dynamics_of(cfg, setting)
     several = [replace(one, antithetic=pair, batch_size=size) for size in setting.sizes for pair in setting.pairs]
     return make_plan(
-        problem, several,
-        lr=number(cfg, "optimizer.lr"), std=cfg.noise.std, alpha=cfg.penalty.alpha, alpha_ratio=cfg.penalty.alpha_ratio,
-        steps=number(cfg, "steps", whole=True), target_distance=cfg.target_distance, budget=cfg.budget,
-        corrected=setting.corrected, tail=setting.average == "tail", replicas=setting.replicas or 1,
-    )  # fmt: skip
+        problem,
+        several,
+        lr=number(cfg, "optimizer.lr"),
+        std=cfg.noise.std,
+        alpha=cfg.penalty.alpha,
+        alpha_ratio=cfg.penalty.alpha_ratio,
+        steps=number(cfg, "steps", whole=True),
+        target_distance=cfg.target_distance,
+        budget=cfg.budget,
+        corrected=setting.corrected,
+        tail=setting.average == "tail",
+        replicas=setting.replicas or 1,
+    )
 
 
 def model_of(cfg: DictConfig, setting: Setting, d: int, dtype: torch.dtype, *, replicas: int | None) -> DiagonalLinear:
@@ -200,11 +209,18 @@ def dynamics_of(cfg: DictConfig, setting: Setting) -> Dynamics:
             f"model.init={scale} must be finite and not zero: a weight that starts at 0 stays there for ever"
         )
     return Dynamics(
-        parametrisation=cfg.model.parametrisation, loss_constant=cfg.loss_constant, batch_size=setting.sizes[0], sampling=cfg.sampling,
-        momentum=cfg.optimizer.momentum, dampening=cfg.optimizer.dampening, nesterov=cfg.optimizer.nesterov,
-        weight_decay=cfg.optimizer.weight_decay, antithetic=setting.pairs[0],
-        noise_kurtosis=getattr(kind_of_noise(cfg), "kurtosis", 3.0), init=abs(scale),
-    )  # fmt: skip
+        parametrisation=cfg.model.parametrisation,
+        loss_constant=cfg.loss_constant,
+        batch_size=setting.sizes[0],
+        sampling=cfg.sampling,
+        momentum=cfg.optimizer.momentum,
+        dampening=cfg.optimizer.dampening,
+        nesterov=cfg.optimizer.nesterov,
+        weight_decay=cfg.optimizer.weight_decay,
+        antithetic=setting.pairs[0],
+        noise_kurtosis=getattr(kind_of_noise(cfg), "kurtosis", 3.0),
+        init=abs(scale),
+    )
 
 
 def kind_of_noise(cfg: DictConfig) -> Any:

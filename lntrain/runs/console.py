@@ -56,7 +56,8 @@ def _expected(plan: Plan) -> str:
         return ""
     what, own = "mean of the second half" if plan.tail else "mean", plan.expected
     return (
-        f"\nexpected  the {what} within {own.distance:.2g} of the Lasso ({own.low:.2g} to {own.high:.2g}), its fit within "
+        f"\nexpected  the {what} within {own.distance:.2g} of the Lasso "
+        f"({own.low:.2g} to {own.high:.2g}), its fit within "
         f"{own.fit:.2g}; ten times the work: {plan.tenfold[0]:.2g}, {plan.tenfold[1]:.2g}"
     )
 

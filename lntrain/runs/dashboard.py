@@ -57,9 +57,16 @@ LAYOUT = {
 }
 # TensorBoard's axes are linear and these fall by decades
 LOG10 = (
-    "distance_mean", "distance_tail", "distance_last", "distance_compensated", "fit_mean", "fit_tail", "kkt_residual",
-    "suboptimality_mean", "suboptimality_tail",
-)  # fmt: skip
+    "distance_mean",
+    "distance_tail",
+    "distance_last",
+    "distance_compensated",
+    "fit_mean",
+    "fit_tail",
+    "kkt_residual",
+    "suboptimality_mean",
+    "suboptimality_tail",
+)
 HPARAM_METRICS = (
     "distance_mean",
     "distance_last",

@@ -21,14 +21,35 @@ from lntrain.runs.files import write_json
 # what changes no number of a run: neither these keys of the configuration nor these modules
 SILENT_KEYS = ("run_dir", "checkpoint_every", "figures", "points_per_octave", "sweep")
 NUMBERS = (  # the modules that make numbers: a page's style, a claim or a launcher make none
-    "noise", "models", "data", "optim", "penalty", "lasso", "engine", "theory", "training", "sharpness",
-    "runs/build.py", "runs/settled.py", "runs/regression.py",
-    *(f"experiments/{task}.py" for task in ("train", "figure1", "path", "study", "arms", "arms_board", "classify", "selectivity", "sensing")),
-)  # fmt: skip
+    "noise",
+    "models",
+    "data",
+    "optim",
+    "penalty",
+    "lasso",
+    "engine",
+    "theory",
+    "training",
+    "sharpness",
+    "runs/build.py",
+    "runs/settled.py",
+    "runs/regression.py",
+    *(
+        f"experiments/{task}.py"
+        for task in ("train", "figure1", "path", "study", "arms", "arms_board", "classify", "selectivity", "sensing")
+    ),
+)
 DONE = ("done",)
 OURS = (
-    "summary.json", "metrics.jsonl", "result.npz", "coefficients.csv", "checkpoint.pt", "table.md", "output.txt", "figures",
-)  # fmt: skip
+    "summary.json",
+    "metrics.jsonl",
+    "result.npz",
+    "coefficients.csv",
+    "checkpoint.pt",
+    "table.md",
+    "output.txt",
+    "figures",
+)
 
 
 class Locked(ValueError):  # noqa: N818

@@ -23,9 +23,16 @@ def time_text(cfg: DictConfig, spec: RunSpec, steps: int) -> str:
     def seconds(count: int) -> float:
         began = time.monotonic()
         snapshots = train(
-            model, optimizer, spec.problem, count, batch_size=spec.settled.batch_size, sampling=cfg.sampling,
-            loss_constant=cfg.loss_constant, engine=cfg.engine, snapshots=[count],
-        )  # fmt: skip
+            model,
+            optimizer,
+            spec.problem,
+            count,
+            batch_size=spec.settled.batch_size,
+            sampling=cfg.sampling,
+            loss_constant=cfg.loss_constant,
+            engine=cfg.engine,
+            snapshots=[count],
+        )
         deque(snapshots, maxlen=0)
         return time.monotonic() - began
 

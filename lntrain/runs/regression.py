@@ -17,8 +17,22 @@ from lntrain.theory.plan import Plan
 from lntrain.training.loop import Snapshot
 
 SHOWN = 12  # coordinates on and off the support whose trajectories are drawn
-SUMMARY = ("alpha", "steps", "seconds", "steps_per_second", "seed", "reference_gap", "distance_mean", "distance_last",
-           "distance_compensated", "suboptimality_mean", "kkt_residual", "lambda_ratio", "support_f1", "status")  # fmt: skip
+SUMMARY = (
+    "alpha",
+    "steps",
+    "seconds",
+    "steps_per_second",
+    "seed",
+    "reference_gap",
+    "distance_mean",
+    "distance_last",
+    "distance_compensated",
+    "suboptimality_mean",
+    "kkt_residual",
+    "lambda_ratio",
+    "support_f1",
+    "status",
+)
 
 
 class History(Memory):
@@ -77,13 +91,27 @@ def summary_of(spec: RunSpec, row: Mapping[str, float], snapshot: Snapshot, seco
     for name, own in (("distance", "distance"), ("distance_fit", "fit"), ("suboptimality", "suboptimality")):
         summary |= {f"{name}{sd}": row[f"{own}_{which}{sd}"] for sd in ("", "_sd") if f"{own}_{which}{sd}" in row}
     summary |= {
-        "alpha": plan.alpha, "alpha_ratio": plan.alpha_ratio, "lr": plan.lr, "std": plan.std, "steps": snapshot.step,
-        "seconds": seconds, "steps_per_second": snapshot.step / seconds, "seed": spec.seed, "replicas": spec.settled.replicas,
-        "reference_gap": None if plan.reference is None else plan.reference.gap, "near_ties": plan.near_ties,
-        "antithetic": plan.dynamics.antithetic, "batch_size": plan.dynamics.batch_size, "average": spec.settled.average,
-        "corrected": plan.corrected, "left_out": int((~plan.kept).sum()), "ill_determined": plan.ill_determined,
-        "problem": spec.problem.name, "engine": snapshot.engine, "status": "done",
-    }  # fmt: skip
+        "alpha": plan.alpha,
+        "alpha_ratio": plan.alpha_ratio,
+        "lr": plan.lr,
+        "std": plan.std,
+        "steps": snapshot.step,
+        "seconds": seconds,
+        "steps_per_second": snapshot.step / seconds,
+        "seed": spec.seed,
+        "replicas": spec.settled.replicas,
+        "reference_gap": None if plan.reference is None else plan.reference.gap,
+        "near_ties": plan.near_ties,
+        "antithetic": plan.dynamics.antithetic,
+        "batch_size": plan.dynamics.batch_size,
+        "average": spec.settled.average,
+        "corrected": plan.corrected,
+        "left_out": int((~plan.kept).sum()),
+        "ill_determined": plan.ill_determined,
+        "problem": spec.problem.name,
+        "engine": snapshot.engine,
+        "status": "done",
+    }
     if plan.expected is not None:
         expected = {f"expected_{name}": value for name, value in vars(plan.expected).items()}
         summary |= {name: value if math.isfinite(value) else None for name, value in expected.items()}

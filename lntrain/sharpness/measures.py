@@ -235,7 +235,8 @@ def regulariser(
     Args:
         lr: step size. batch_size: b, rows a step; n for the whole data.
         std: of the noise on float labels; or p: probability of a flipped class. One of them.
-        loss_constant, outputs: a row's loss is (loss_constant / outputs) sum_k (f_k - y_k)^2; MSELoss has loss_constant 1.
+        loss_constant, outputs: a row's loss is (loss_constant / outputs) sum_k (f_k - y_k)^2; MSELoss
+            has loss_constant 1.
         momentum, dampening, nesterov: torch.optim.SGD's. antithetic: noise in pairs eps, -eps.
 
     Returns:

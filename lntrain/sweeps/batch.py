@@ -110,7 +110,7 @@ class _Begin:
 
 def _run_together(
     places: Sequence[Place], plans: Mapping[tuple[tuple[str, Any], ...], Planned], begin: _Begin
-) -> list[int]:  # fmt: skip
+) -> list[int]:
     """One batch of equal steps; the positions of those that diverged (then nothing is finished)."""
     members, first = [], 0
     for place in places:
@@ -144,9 +144,12 @@ def _train(members: Sequence[Member], model: DiagonalLinear) -> None:
             member.session.save(part_of_state(whole, member, own.lr_schedule, snapshot.step))
 
     last = Session(cfg, members[0].folder.parent).train(
-        lambda _: build.snapshots_of(cfg, own, model, optimizer_of_all(members, model)), own.settled.steps,
-        lambda snapshot: _record(members, snapshot, own.lr_schedule), save=save, label=f"{len(members)} jobs at once",
-    )  # fmt: skip
+        lambda _: build.snapshots_of(cfg, own, model, optimizer_of_all(members, model)),
+        own.settled.steps,
+        lambda snapshot: _record(members, snapshot, own.lr_schedule),
+        save=save,
+        label=f"{len(members)} jobs at once",
+    )
     seconds = [member.session.seconds for member in members]
     for member, spent in zip(members, seconds, strict=True):
         _finish(member, part_of(last, member, own.lr_schedule), spent)

@@ -62,7 +62,7 @@ class Axis:
 
 
 def curves(axis: Axis, lines: Axis | None, panels: Sequence[Panel], *, title: str = "") -> Figure:
-    """Each number over `axis`, its interval as a band, what theory expects dashed; a colour for each value of `lines`."""
+    """Each number over `axis`, its interval as a band, theory dashed; a colour for each value of `lines`."""
     figure = Figure(figsize=(1 + 4.3 * len(panels), 3.9), dpi=150, layout="constrained")
     for ax, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         known = np.isfinite(panel.mean).any(0) | (lines is None)
@@ -97,7 +97,7 @@ def curves(axis: Axis, lines: Axis | None, panels: Sequence[Panel], *, title: st
             ax.xaxis.set_minor_locator(NullLocator())
         ax.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
-    return figure  # fmt: skip
+    return figure
 
 
 def _gone(ax: Any, axis: Axis, panel: Panel) -> None:

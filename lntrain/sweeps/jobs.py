@@ -122,7 +122,7 @@ def varied(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
 
 
 class Text:
-    """A configuration as YAML with other numbers at some of `keys`: PyYAML takes as long as 10,000 steps to write it."""
+    """A configuration as YAML with other numbers at some of `keys`: PyYAML takes as long as 10,000 steps."""
 
     def __init__(self, cfg: DictConfig, keys: Sequence[str]) -> None:
         self.marks = {
@@ -147,7 +147,7 @@ def _line(value: Any) -> str:
 
 
 def sparing(cfg: DictConfig) -> DictConfig:
-    """As a job of many: fewer points and no figures, unless they were asked for; a network experiment says its own points."""
+    """As a job of many: fewer points and no figures, unless asked for; a network experiment says its own points."""
     sparse = cfg.points_per_octave is None and cfg.task in ("train", "figure1", "path")
     fewer: Any = {"figures": bool(cfg.figures), "points_per_octave": 1 if sparse else cfg.points_per_octave}
     return OmegaConf.merge(cfg, fewer)  # type: ignore[return-value]

@@ -68,9 +68,13 @@ def model_of(members: Sequence[Member], replicas: int) -> DiagonalLinear:
     """All networks in one, each with the weights that it starts from alone."""
     own = members[0].built
     model = DiagonalLinear(
-        own.problem.d, parametrisation=own.model.parametrisation, depth=own.model.depth, replicas=replicas,
-        dtype=own.problem.X.dtype, device=own.problem.X.device,
-    )  # fmt: skip
+        own.problem.d,
+        parametrisation=own.model.parametrisation,
+        depth=own.model.depth,
+        replicas=replicas,
+        dtype=own.problem.X.dtype,
+        device=own.problem.X.device,
+    )
     with torch.no_grad():
         for member in members:
             for all_of_them, alone in zip(model.weights, member.built.model.weights, strict=True):
@@ -100,10 +104,19 @@ def part_of(snapshot: Snapshot, member: Member, schedule: Schedule | None) -> Sn
 
     factor = 1.0 if schedule is None else float(schedule(snapshot.step))
     return replace(
-        snapshot, coef=pick(snapshot.coef), mean_coef=pick(snapshot.mean_coef), mean_noise=pick(snapshot.mean_noise),
-        log_weights=pick(snapshot.log_weights), earlier_log_weights=pick(snapshot.earlier_log_weights),
-        tail_coef=pick(snapshot.tail_coef), tail_noise=pick(snapshot.tail_noise), loss=pick(snapshot.loss), lr=member.built.plan.lr * factor, std=member.built.plan.std, _state={},
-    )  # fmt: skip
+        snapshot,
+        coef=pick(snapshot.coef),
+        mean_coef=pick(snapshot.mean_coef),
+        mean_noise=pick(snapshot.mean_noise),
+        log_weights=pick(snapshot.log_weights),
+        earlier_log_weights=pick(snapshot.earlier_log_weights),
+        tail_coef=pick(snapshot.tail_coef),
+        tail_noise=pick(snapshot.tail_noise),
+        loss=pick(snapshot.loss),
+        lr=member.built.plan.lr * factor,
+        std=member.built.plan.std,
+        _state={},
+    )
 
 
 def part_of_state(state: dict[str, Any], member: Member, schedule: Schedule | None, step: int) -> dict[str, Any]:
@@ -122,9 +135,15 @@ def part_of_state(state: dict[str, Any], member: Member, schedule: Schedule | No
     group["lr"] = lr * (1.0 if schedule is None else float(schedule(step)))
     buffers = {key: pick(kept) for key, kept in state["optimizer"]["state"].items()}
     return {
-        **state, "model": pick(state["model"]), "optimizer": {"state": buffers, "param_groups": [group]}, "base_lr": [lr],
-        "sums": pick(state["sums"]), "history": [{"step": kept["step"], **pick({k: v for k, v in kept.items() if k != "step"})} for kept in state["history"]],
-    }  # fmt: skip
+        **state,
+        "model": pick(state["model"]),
+        "optimizer": {"state": buffers, "param_groups": [group]},
+        "base_lr": [lr],
+        "sums": pick(state["sums"]),
+        "history": [
+            {"step": kept["step"], **pick({k: v for k, v in kept.items() if k != "step"})} for kept in state["history"]
+        ],
+    }
 
 
 def diverged(members: Sequence[Member], model: DiagonalLinear) -> list[int]:

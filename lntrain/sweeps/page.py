@@ -57,7 +57,7 @@ def headline(table: Table, metrics: Sequence[str]) -> list[str]:
     codes = {row.code for row in table.rows if row.code}
     if len(codes) > 1:
         lines.append(f"Take care: the jobs were made by {len(codes)} different versions of the code.")
-    return lines  # fmt: skip
+    return lines
 
 
 def _pm(mean: tuple[float, float, int]) -> str:
@@ -82,7 +82,7 @@ def missing_lines(table: Table) -> list[list[str]]:
 
 def as_markdown(title: str, table: Table, metrics: Sequence[str]) -> str:
     """The tables for people."""
-    parts = [f"# {title}", *headline(table, metrics), _markdown(group_lines(table, metrics)), "± is half the width of the 95 % interval of the mean over seeds."]  # fmt: skip
+    parts = [f"# {title}", *headline(table, metrics), _markdown(group_lines(table, metrics)), INTERVAL]
     if len(missing := missing_lines(table)) > 1:
         parts += ["## Not done", _markdown(missing)]
     return "\n\n".join(parts) + "\n"
@@ -93,13 +93,18 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([heads, "|" + "---|" * len(lines[0]), *rest])
 
 
+INTERVAL = "± is half the width of the 95 % interval of the mean over seeds."
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1180px; margin: 32px auto; padding: 0 20px }
-h1 { font-size: 24px; margin: 0 0 6px } h2 { font-size: 17px; margin: 34px 0 8px; border-bottom: 1px solid #e3e6ea; padding-bottom: 4px }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1180px;
+  margin: 32px auto; padding: 0 20px }
+h1 { font-size: 24px; margin: 0 0 6px }
+h2 { font-size: 17px; margin: 34px 0 8px; border-bottom: 1px solid #e3e6ea; padding-bottom: 4px }
 p { margin: 4px 0 } .note { color: #667; font-size: 13px } img { max-width: 100%; margin: 8px 0 }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid #edf0f3; vertical-align: top } th { font-weight: 600 }
-.bad { background: #fdf1ef; border-left: 4px solid #c4413b; padding: 8px 14px; margin: 16px 0 } .bad > summary { color: #a8322a; font-weight: 600 }
+th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid #edf0f3; vertical-align: top }
+th { font-weight: 600 }
+.bad { background: #fdf1ef; border-left: 4px solid #c4413b; padding: 8px 14px; margin: 16px 0 }
+.bad > summary { color: #a8322a; font-weight: 600 }
 .wide { overflow-x: auto } summary { cursor: pointer; color: #2563a8 } code { font-size: 13px }
 """
 
@@ -122,7 +127,8 @@ def as_html(title: str, table: Table, metrics: Sequence[str], drawn: Mapping[str
         for row in table.rows
     ]
     body.append(f"<h2>Every job</h2><details><summary>{len(table.rows)} jobs</summary>{_html(every)}</details>")
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>{"".join(body)}</html>\n'  # fmt: skip
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    return f'<!doctype html><html lang="en">{head}{"".join(body)}</html>\n'
 
 
 def _html(lines: Sequence[Sequence[str]]) -> str:

@@ -128,11 +128,11 @@ def write_tensorboard(
     board.writer.add_text("table", as_markdown(title, table, metrics))
     for name, figure in drawn.items():
         board.writer.add_figure(name, figure)
-    board.close()  # fmt: skip
+    board.close()
 
 
 def seed_rows(rows: Sequence[Row]) -> list[dict[str, float]]:
-    """metrics.jsonl of jobs that differ in their seeds: the mean over them at each common step, and name_sd over them."""
+    """metrics.jsonl of jobs that differ in their seeds: the mean at each common step, and name_sd over them."""
     histories = []
     for job in rows:
         path = job.folder / "metrics.jsonl"
@@ -182,10 +182,12 @@ def report(folder: Path, wished: Sequence[str] = ()) -> Path:
     drawn = figures(table, metrics)
     shutil.rmtree(out, ignore_errors=True)
     texts = {
-        "table.csv": as_csv(table), "groups.csv": groups_as_csv(table), "jobs.jsonl": as_jsonl(table),
+        "table.csv": as_csv(table),
+        "groups.csv": groups_as_csv(table),
+        "jobs.jsonl": as_jsonl(table),
         "table.md": as_markdown(title, table, metrics),
         "index.html": as_html(title, table, metrics, drawn, constant_overrides(table)),
-    }  # fmt: skip
+    }
     for name, text in texts.items():
         write_atomically(out / name, text.encode())
     write_figures(out, {name.replace("/", "."): figure for name, figure in drawn.items()})

@@ -211,7 +211,7 @@ class ResumableSweeper(Sweeper):
         return [job for job in jobs if job not in done]
 
     def _launch(self, jobs: Sequence[Job]) -> None:
-        """Give jobs to the launcher. A worker that dies takes others with it: they go on, the suspects last and alone."""
+        """Give jobs to the launcher. A worker that dies takes others with it: they go on, suspects last, alone."""
         rest, suspects = list(jobs), []
         for job in jobs:
             job.mark()

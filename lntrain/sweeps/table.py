@@ -115,7 +115,7 @@ def collect(folder: Path) -> Table:
 
 
 def _swept(folder: Path) -> dict[str, dict[str, str]]:
-    """job -> key -> value of what was swept: from sweep.json, and for another sweeper's jobs what differs between them."""
+    """job -> key -> value of what was swept: from sweep.json, or what differs between another sweeper's jobs."""
     jobs: dict[str, dict[str, str]] = (folders.read_json(folder / "sweep.json") or {}).get("jobs", {})
     others = {
         path.parent.parent.name: folders.read_overrides(path.parent.parent)
@@ -206,11 +206,12 @@ def groups_as_csv(table: Table) -> str:
 
 def as_jsonl(table: Table) -> str:
     """A line a job with everything known of it."""
+    told = ("status", "reason", "code")
     return "".join(
-        json.dumps({"job": row.folder.name, **row.axes, "status": row.status, "reason": row.reason, "code": row.code, **row.summary})
+        json.dumps({"job": row.folder.name, **row.axes, **{key: getattr(row, key) for key in told}, **row.summary})
         + "\n"
         for row in table.rows
-    )  # fmt: skip
+    )
 
 
 def _exact(value: Any) -> str:

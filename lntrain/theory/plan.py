@@ -82,7 +82,7 @@ def make_plan(
             or batches half.
         lr, steps: None chooses them. std, alpha, alpha_ratio: at most one; none means alpha_ratio 0.1.
         target_distance: wished relative distance of the coefficients and of the fit; None: 0.005, within the budget.
-        budget: most work of a run whose steps and target_distance are not given, in nominal operations (`Dynamics.cost`).
+        budget: most work of a run without given steps or target_distance, in nominal operations (`Dynamics.cost`).
         corrected: choose std so that the penalty with its finite-step bias is the wished one.
         tail: judge the mean over the second half. replicas: networks, which share the budget.
 

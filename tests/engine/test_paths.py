@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lntrain import Antithetic, DiagonalLinear, GaussianNoise, LabelNoiseSGD, RademacherNoise, sparse_regression, train
-from lntrain.engine import Path, choose, choose_path, cpu, cuda, lanes, loop, panels, paths, singles, threads
+from lntrain.engine import Path, choose, choose_path, cpu, cuda, lanes, loop, panels, paths, single_row, threads
 from lntrain.noise.labels import NoNoise
 from lntrain.noise.schedules import Cosine, PowerDecay
 from lntrain.training.loop import _begin
@@ -154,33 +154,39 @@ def test_panels_and_rows_by_rows_are_one_trajectory(dtype):
 
 @pytest.mark.parametrize("model", ["difference", "square", "hadamard"])
 @pytest.mark.parametrize(("d", "width"), [(72, 9), (73, 0), (8, 1), (301, 0)])
-def test_single_rows_follow_the_loop(model, d, width, monkeypatch):
-    """Weights in registers, or in memory; there also along rows of X without padding, which large X have."""
-    assert singles.width(d, 8) == width
+def test_single_rows_follow_the_loop(model, d, width):
+    """Weights in registers, or in memory."""
+    assert single_row.width(d, 8) == width
     reference, fused = both(300, model, "one", d=d, lr=1e-3)
     assert_same(reference, fused, 1e-10)
-    monkeypatch.setattr(paths, "COPY_BYTES", 0)
-    unpadded, cut = make(model, "one", d=d, lr=1e-3), make(model, "one", d=d, lr=1e-3)
-    cpu.advance(unpadded, 300)
+
+
+@pytest.mark.parametrize("model", ["difference", "square", "hadamard"])
+def test_single_rows_of_a_large_x_follow_the_loop(model):
+    """It is read where it is, its rows without padding, and chunks leave no trace."""
+    reference, fused = both(300, model, "one", n=850, d=301, lr=1e-3)
+    assert not paths.copied(fused.X)
+    cut = make(model, "one", n=850, d=301, lr=1e-3)
     for stop in (1, 2, 100, 257, 300):
         cpu.advance(cut, stop)
-    assert_same(reference, unpadded, 1e-10)
-    assert_same(unpadded, cut)
+    assert_same(reference, fused, 1e-10)
+    assert_same(fused, cut)
 
 
-@pytest.fixture
-def few_rows_at_a_time(monkeypatch):
-    monkeypatch.setattr(threads, "SHARED_BYTES", 0)
+def test_replicas_share_rows_that_the_cache_holds():
+    """Rows split over threads, of a length of which a few fill SHARED_BYTES."""
+    d = threads.SHARED_BYTES // 64 + 3
+    assert_same(*both(4, n=150, d=d, replicas=2, lr=1e-7, path=Path.THREADS), 1e-10)
 
 
 @pytest.mark.parametrize("case", SOME, ids="-".join)
-def test_rows_split_over_threads_follow_the_loop(case, few_rows_at_a_time):
+def test_rows_split_over_threads_follow_the_loop(case):
     reference, fused = both(300, *case, n=37, path=Path.THREADS)
     assert_same(reference, fused, 1e-10)
 
 
 @pytest.mark.parametrize("batch", ["full", "shuffle"])
-def test_rows_split_over_threads_leave_no_trace(batch, few_rows_at_a_time):
+def test_rows_split_over_threads_leave_no_trace(batch):
     """Of the number of threads, of chunks, and of other replicas."""
     runs = [make(batch=batch, n=69, replicas=2, optimizer="momentum", dtype=torch.float32) for _ in range(2)]
     torch.set_num_threads(1)  # conftest puts it back
@@ -498,6 +504,43 @@ def test_engines_hand_over_to_each_other():
     cpu.advance(mixed, 600)  # nothing is left to do
     for name, value in state_of(mixed)[0].items():
         assert torch.equal(value, before[0][name])
+
+
+UNFIT = {  # what is run -> a path that cannot, and the word that says why
+    "momentum": ({"optimizer": "momentum"}, Path.PANELS, "plain"),
+    "a batch": ({"batch": "one"}, Path.WHOLE_BATCH, "whole batch"),
+    "all rows": ({}, Path.SINGLE_ROW, "one drawn row"),
+    "three rows": ({"batch": "shuffle"}, Path.SINGLE_ROW, "one drawn row"),
+    "many rows": ({"n": 400}, Path.PANELS, "first cache"),
+    "seven replicas": ({"replicas": 7}, Path.LANES, "8 replicas"),
+    "a dense X": ({}, Path.SPARSE, "dense"),
+    "no GPU": ({}, Path.CUDA, "on the CPU"),
+}
+
+
+@pytest.mark.parametrize("shape", UNFIT)
+def test_a_path_that_does_not_fit_is_refused_before_a_step(shape):
+    options, path, word = UNFIT[shape]
+    run = make(**options)
+    with pytest.raises(ValueError, match=f'engine="{path}" cannot run this: .*{word}'):
+        choose(str(path), run)
+    with pytest.raises(ValueError, match=f"path='{path}' cannot run this: .*{word}"):
+        cpu.advance(run, 5, path)
+    assert run.step == 0
+
+
+def test_a_path_is_an_engine_by_name():
+    problem, coefs = sparse_regression(n=12, d=21, k=2, seed=3), []
+    for engine in ("auto", "general", "whole_batch", "panels"):
+        model = DiagonalLinear(21)
+        optimizer = LabelNoiseSGD(model.parameters(), lr=0.01, noise=GaussianNoise(0.5))
+        *_, last = train(model, optimizer, problem, 300, engine=engine, snapshots=[300])
+        assert last.engine == "fused"
+        coefs.append(last.coef)
+    for coef in coefs[1:]:
+        torch.testing.assert_close(coef, coefs[0], rtol=1e-10, atol=1e-14)
+    with pytest.raises(ValueError, match=r"engine='fast' is unknown: choose one of auto.*lanes"):
+        choose("fast", make())
 
 
 SHAPES = {  # what is run -> its path on one thread, and on two

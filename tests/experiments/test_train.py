@@ -187,7 +187,7 @@ def test_a_resume_after_a_stop_ends_where_the_whole_run_ends(options, engine, tm
 
 
 def test_what_auto_chose_is_resolved_once_and_a_resume_goes_on_with_it(tmp_path, monkeypatch):
-    """Real data: pairs, tail, a corrected std, lr, steps and init by `auto`; the checkpoint's configuration names them all."""
+    """Real data: pairs, tail, a corrected std, lr, steps and init by `auto`; the checkpoint names them all."""
     options = ["problem=diabetes", "budget=2e8", "figures=false", "checkpoint_every=0"]
     whole = compose(config_name="config", overrides=options)
     summary = job.run(whole, tmp_path / "whole")
@@ -212,9 +212,18 @@ def test_what_auto_chose_is_resolved_once_and_a_resume_goes_on_with_it(tmp_path,
             job.run(whole, tmp_path / "cut")
     resolved = OmegaConf.create(read_checkpoint(tmp_path / "cut")["config"])
     assert "auto" not in {
-        OmegaConf.select(resolved, key) for key in ("noise.antithetic", "penalty.corrected", "average", "model.replicas",
-        "model.init", "batch_size", "optimizer.lr", "steps")
-    }  # fmt: skip
+        OmegaConf.select(resolved, key)
+        for key in (
+            "noise.antithetic",
+            "penalty.corrected",
+            "average",
+            "model.replicas",
+            "model.init",
+            "batch_size",
+            "optimizer.lr",
+            "steps",
+        )
+    }
     job.run(resolved, tmp_path / "cut", resume=True)
     assert _arrays(tmp_path / "cut") == _arrays(tmp_path / "whole")
 

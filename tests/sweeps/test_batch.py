@@ -13,13 +13,32 @@ from lntrain.sweeps import table
 SMALL = ["problem.n=12", "problem.d=8", "problem.k=2", "steps=600"]
 SWEEPS = {
     "lr, std, seed": ["model.replicas=null", "optimizer.lr=0.002,0.003", "noise.std=4,7", "seed=0,5"],
-    "replicas, init, penalty": ["model.replicas=3", "optimizer.lr=0.002", "model.init=0.1,0.3", "penalty.alpha_ratio=0.2,0.3"],
-    "batches, momentum, schedules": ["model.replicas=null", "optimizer=heavy_ball", "batch_size=4", "optimizer.lr=0.0004,0.0005",
-                                     "noise.std=4", "noise/schedule=power", "lr_schedule=cosine", "seed=0,1"],
-    "antithetic, another axis": ["model.replicas=null", "noise=antithetic", "model.parametrisation=difference,square",
-                                 "optimizer.lr=0.002", "noise.std=4", "seed=0,1"],
+    "replicas, init, penalty": [
+        "model.replicas=3",
+        "optimizer.lr=0.002",
+        "model.init=0.1,0.3",
+        "penalty.alpha_ratio=0.2,0.3",
+    ],
+    "batches, momentum, schedules": [
+        "model.replicas=null",
+        "optimizer=heavy_ball",
+        "batch_size=4",
+        "optimizer.lr=0.0004,0.0005",
+        "noise.std=4",
+        "noise/schedule=power",
+        "lr_schedule=cosine",
+        "seed=0,1",
+    ],
+    "antithetic, another axis": [
+        "model.replicas=null",
+        "noise=antithetic",
+        "model.parametrisation=difference,square",
+        "optimizer.lr=0.002",
+        "noise.std=4",
+        "seed=0,1",
+    ],
     "automatic": ["model.replicas=null", "penalty.alpha_ratio=0.2,0.3", "steps=auto", "target_distance=1"],
-}  # fmt: skip
+}
 
 
 def _same(a, b, tolerance=1e-10):
@@ -51,9 +70,13 @@ def _same(a, b, tolerance=1e-10):
 
 @pytest.mark.parametrize(
     ("axes", "engine"),
-    [pytest.param(axes, engine, id=f"{name}-{engine}") for engine, names in (("auto", list(SWEEPS)), ("torch", list(SWEEPS)[:3]))
-     for name, axes in SWEEPS.items() if name in names],
-)  # fmt: skip
+    [
+        pytest.param(axes, engine, id=f"{name}-{engine}")
+        for engine, names in (("auto", list(SWEEPS)), ("torch", list(SWEEPS)[:3]))
+        for name, axes in SWEEPS.items()
+        if name in names
+    ],
+)
 def test_a_batch_equals_the_multirun(axes, engine, lntrain, tmp_path):
     """Show 5, the numbers."""
     command = ["-m", "hydra/launcher=basic", *(SMALL[:3] if "steps=auto" in axes else SMALL), *axes, f"engine={engine}"]

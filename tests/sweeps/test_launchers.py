@@ -1,4 +1,4 @@
-"""watch, cluster: a scheduler's signals wait for the checkpoint, and its launcher for every job. No cluster is needed."""
+"""watch, cluster: a scheduler's signals wait for the checkpoint, its launcher for every job. Without a cluster."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class _Launcher:
 
 
 def _job(monkeypatch, outcomes, states):
-    """How the launcher asks for the results of a job of submitit, their outcomes, and what Slurm's queue says of it each time they are missing."""
+    """A submitit job whose results have these outcomes; Slurm's queue gives `states`, one each time one is missing."""
     core = pytest.importorskip("submitit.core.core")
     outcomes, states = iter(outcomes), iter(states)
 

@@ -142,16 +142,25 @@ def test_a_diverging_job_and_one_with_bad_data_do_not_stop_the_others(lntrain, t
     good = "a,b,y\n1,2,3\n2,1,5\n4,4,4\n5,1,2\n"
     for name, text in (("good", good), ("bad", good + "1,red,2\n")):
         (tmp_path / f"{name}.csv").write_text(text)
-    command = ["problem=file", "problem.path=good.csv,bad.csv", "problem.target=y", "optimizer.lr=0.002,50", "steps=2000",
-               "model.replicas=null", "sweep.name=a"]  # fmt: skip
+    command = [
+        "problem=file",
+        "problem.path=good.csv,bad.csv",
+        "problem.target=y",
+        "optimizer.lr=0.002,50",
+        "steps=2000",
+        "model.replicas=null",
+        "sweep.name=a",
+    ]
     code, out, err = lntrain(*command)
     assert code == 1
     assert "Traceback" not in err
     status = {path.parent.name: json.loads(path.read_text()) for path in _jobs(tmp_path, "a").glob("*/summary.json")}
     assert {name: s["status"] for name, s in status.items()} == {
-        "lr=0.002,path=good.csv": "done", "lr=50,path=good.csv": "diverged",
-        "lr=0.002,path=bad.csv": "failed", "lr=50,path=bad.csv": "failed",
-    }  # fmt: skip
+        "lr=0.002,path=good.csv": "done",
+        "lr=50,path=good.csv": "diverged",
+        "lr=0.002,path=bad.csv": "failed",
+        "lr=50,path=bad.csv": "failed",
+    }
     assert len(err.strip().splitlines()) == 3
     assert "lntrain: lr=50,path=good.csv: diverged: diverged by step" in err
     assert "'red'" in err
@@ -176,7 +185,10 @@ def test_a_mistake_in_an_axis_shows_before_anything_runs(lntrain, tmp_path):
 
 
 def test_a_held_folder_is_refused_and_a_dead_holder_is_none(tmp_path):
-    code = f"from lntrain.runs import folders; import pathlib, time\nwith folders.lock(pathlib.Path({str(tmp_path)!r})):\n print('held', flush=True); time.sleep(600)"
+    code = f"""
+from lntrain.runs import folders; import pathlib, time
+with folders.lock(pathlib.Path({str(tmp_path)!r})):
+    print('held', flush=True); time.sleep(600)"""
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         assert f"process {other.pid} on " in folders.holder(tmp_path)

@@ -110,7 +110,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, tensorboard):
-    """Open a plugin's page and wait until it shows each text and not `without`; at the end the console holds no error."""
+    """Open a plugin's page, wait until it shows each text and not `without`; its console holds no error at the end."""
 
     def show(plugin, *texts, without="(no such text)", tab=None):
         browser.get("about:blank")

@@ -1,4 +1,4 @@
-"""A real Slurm and a real Ray of two nodes on this host: the same table as one process makes, whatever happens to a node."""
+"""A real Slurm and a real Ray of two nodes on this host: one process's table, whatever happens to a node."""
 
 from __future__ import annotations
 

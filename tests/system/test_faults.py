@@ -33,9 +33,15 @@ session.watch = held
 from lntrain.cli import main; main()
 """
 RUN = [
-    "problem.n=12", "problem.d=8", "problem.k=2", "model.replicas=null", "optimizer.lr=0.002", "penalty.alpha_ratio=0.2",
-    "batch_size=4", "checkpoint_every=0",
-]  # fmt: skip
+    "problem.n=12",
+    "problem.d=8",
+    "problem.k=2",
+    "model.replicas=null",
+    "optimizer.lr=0.002",
+    "penalty.alpha_ratio=0.2",
+    "batch_size=4",
+    "checkpoint_every=0",
+]
 SHARES = (0.3, 0.36, 0.45, 0.55, 0.65)  # of the steps, at which lives wait: between any two there is a snapshot
 PATIENCE = 600  # seconds until a process that does not answer fails the test
 

@@ -126,7 +126,7 @@ LAM, LR, ROWS, RUNS = 0.1, 0.02, 4, 2000
 
 
 def _one_dimension(coef, steps, dtype=np.float64):
-    """RUNS runs of beta = w_plus^2 - w_minus^2 on a column of ones: (Problem, Lasso, verdict, log w^2 half way, now)."""
+    """RUNS runs of beta = u^2 - v^2 on a column of ones: (Problem, Lasso, verdict, log w^2 half way, now)."""
     rng, sigma = np.random.Generator(np.random.Philox(7)), math.sqrt(2 * LAM / (2 * LR))
     w, total, noises, logs = np.full((2, RUNS), 0.1, dtype), np.zeros(RUNS), np.zeros(RUNS), []
     for k in range(steps):

@@ -6,19 +6,25 @@ Weights of few vectors stay in registers from step to step; others are loaded an
 from __future__ import annotations
 
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba as nb
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.core import cgutils
 
 from lntrain.engine import simd
-from lntrain.engine.kernels import DIFFERENCE, SQUARE
+from lntrain.engine.formulas import Formulas, formulas
+from lntrain.engine.kernels import signed
 from lntrain.engine.simd import INT, VECTOR_BYTES, Emitter
 
 MOST = 9  # vectors of u, v and the sum of beta that 32 registers hold, with room to work
 CHAINS = 2  # of additions in a product: one would wait for itself
+
+
+class SingleRow(NamedTuple):
+    """X by rows, and as many zeros as registers keep vectors of weights: code is compiled for that many."""
+
+    X: Any
+    vectors: Any
 
 
 def width(d: int, itemsize: int) -> int:
@@ -31,18 +37,17 @@ class _Columns:
     """u, v and the sum of beta by vectors of columns: in registers from the beginning to `close`, or in memory."""
 
     def __init__(self, e: Emitter, bases: dict[str, Any], many: int) -> None:
-        self.e, self.bases, self.many = e, bases, many
-        empty = ir.Constant(e.vector, None)
-        self.held = [{name: cgutils.alloca_once_value(e.builder, empty) for name in bases} for _ in range(many)]
+        self.e, self.bases = e, bases
+        self.held = [{name: cgutils.alloca_once(e.builder, e.vector) for name in bases} for _ in range(many)]
         self._exchange(opening=True)
 
-    def each(self, body: Any) -> None:
-        """body(offset, load of X, places) for each vector of columns."""
-        if self.many:
+    def each(self, width: Any, body: Any) -> None:
+        """body(offset, load of X, places) for each vector of `width` columns."""
+        if self.held:
             for k, places in enumerate(self.held):
                 body(INT(k * self.e.lanes), self.e.load, places)
         else:
-            self.e.each_vector(lambda j, load: body(j, load, self._memory(j)), copies=CHAINS)
+            self.e.each_vector(width, lambda j, load: body(j, load, self._memory(j)), copies=CHAINS)
 
     def close(self) -> None:
         """What registers hold goes back to memory."""
@@ -60,12 +65,11 @@ class _Columns:
 
 
 class _Walk:
-    """From row to row: `X` and its `rows` by step, `targets`, and `factors` of their errors."""
+    """From row to row: `X` of a `width`, its `rows` by step, `targets`, and `factors` of their errors."""
 
-    def __init__(self, e: Emitter, formulas: simd.Formulas, columns: _Columns, **arrays: Any) -> None:
-        self.e, self.formulas, self.columns, self.arrays = e, formulas, columns, arrays
-        self.zero = ir.Constant(e.vector, None)
-        self.dots = [cgutils.alloca_once_value(e.builder, self.zero) for _ in range(CHAINS)]
+    def __init__(self, e: Emitter, own: Formulas, columns: _Columns, width: Any, **arrays: Any) -> None:
+        self.e, self.formulas, self.columns, self.width, self.arrays = e, own, columns, width, arrays
+        self.dots = e.zeros(CHAINS)
 
     def sweep(self, old: Any = None, new: Any = None) -> None:
         """Move along the row of step `old`, then meet that of step `new`."""
@@ -87,10 +91,10 @@ class _Walk:
             for name, place in places.items():
                 builder.store(now[name], place, align=e.size)
 
-        self.columns.each(body)
+        self.columns.each(self.width, body)
 
     def _row(self, step: Any) -> Any:
-        return self.e.builder.mul(self.e.builder.load(self.e.builder.gep(self.arrays["rows"], [step])), self.e.width)
+        return self.e.builder.mul(self.e.number(self.arrays["rows"], step), self.width)
 
     def _slope(self, step: Any) -> Any:
         """factor (product - target) in all lanes; the product starts anew."""
@@ -98,61 +102,37 @@ class _Walk:
         product = simd.totals(builder, [builder.fadd(*(builder.load(dot) for dot in self.dots))])
         target, factor = (e.load(self.arrays[name], step, product.type) for name in ("targets", "factors"))
         for dot in self.dots:
-            builder.store(self.zero, dot)
+            builder.store(e.zero, dot)
         error = builder.fmul(builder.fsub(product, target), factor)
-        return e.splat(builder.extract_element(error, INT(0)), e.lanes)
+        return e.splat(builder.extract_element(error, INT(0)))
 
 
-def _stretch(formulas: simd.Formulas) -> Any:
-    """An intrinsic for the steps first..last-1, at least one, of a parametrisation."""
-
-    @intrinsic
-    def stretch(typing_context, vectors, w, total, X, rows, target, factor, first, last):  # type: ignore[no-untyped-def]
-        signature = types.none(vectors, w, total, X, rows, target, factor, types.intp, types.intp)
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            weights, sums, *rest = (
-                context.make_array(signature.args[n])(context, builder, args[n]) for n in range(1, 7)
-            )
-            e = Emitter(builder, context.get_value_type(w.dtype), builder.extract_value(rest[0].shape, 1))
-            count, wide = (builder.extract_value(weights.shape, axis) for axis in (0, 1))
-            ends = weights.data, builder.gep(weights.data, [builder.mul(builder.sub(count, INT(1)), wide)])
-            columns = _Columns(e, dict(zip(formulas.weights, ends, strict=False)) | {"total": sums.data}, len(vectors))
-            names = ("X", "rows", "targets", "factors")
-            walk = _Walk(e, formulas, columns, **{name: a.data for name, a in zip(names, rest, strict=True)})
-            final = builder.sub(args[8], INT(1))
-            walk.sweep(new=args[7])
-            with cgutils.for_range_slice(builder, args[7], final, INT(1), INT) as (i, _):
-                walk.sweep(i, builder.add(i, INT(1)))
-            walk.sweep(final)
-            columns.close()
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    return stretch
-
-
-_difference, _square, _hadamard = _stretch(simd.DIFFERENCE), _stretch(simd.SQUARE), _stretch(simd.HADAMARD)
+@simd.emits
+def _stretch(e, parametrisation, vectors, w, total, X, rows, target, factor, first, last) -> None:  # type: ignore[no-untyped-def]
+    """The steps first..last-1, at least one."""
+    own = formulas(parametrisation)
+    columns = _Columns(e, e.weights(own.weights, w) | {"total": total.data}, len(vectors))
+    arrays = {"X": X.data, "rows": rows.data, "targets": target.data, "factors": factor.data}
+    walk, final = _Walk(e, own, columns, e.length(X, 1), **arrays), e.builder.sub(last, INT(1))
+    walk.sweep(new=first)
+    with cgutils.for_range_slice(e.builder, first, final, INT(1), INT) as (i, _):
+        walk.sweep(i, e.builder.add(i, INT(1)))
+    walk.sweep(final)
+    columns.close()
 
 
 @nb.njit(nogil=True, error_model="numpy")
-def block(X, vectors, y, rule, state, drawn, t, rates, stds):  # type: ignore[no-untyped-def]
-    """len(rates) steps within a block."""
+def block(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+    """len(rates) plain steps on one row each, within a block."""
     simd.widest()  # type: ignore[call-arg]
     w, coef_block, noise_block = state.weights, state.coef_block, state.noise_block
-    unit, rows, target, factor, shift = drawn.unit, drawn.rows, drawn.target, drawn.residual, 1 if rule.paired else 0
+    unit, rows, target, factor = drawn.unit, drawn.rows, drawn.target, drawn.residual
     last = t + rates.shape[0]
     for k in range(rates.shape[0]):  # apart from the next loop, so that it vectorises
-        std = -stds[k] if (t + k) & shift else stds[k]
-        target[t + k], factor[t + k] = std * target.dtype.type(unit[(t + k) >> shift]), rule.scale * rates[k]
+        unsigned = target.dtype.type(unit[(t + k) >> rule.paired])
+        target[t + k], factor[t + k] = signed(rule, t + k, stds[k]) * unsigned, rule.scale * rates[k]
     for k in range(t, last):
         noise, row = target[k], rows[k]
         noise_block[row] += rule.spread * noise
         target[k] = y[row] + noise
-    if rule.parametrisation == DIFFERENCE:
-        _difference(vectors, w, coef_block, X, rows, target, factor, t, last)
-    elif rule.parametrisation == SQUARE:
-        _square(vectors, w, coef_block, X, rows, target, factor, t, last)
-    else:
-        _hadamard(vectors, w, coef_block, X, rows, target, factor, t, last)
+    _stretch(rule.parametrisation, read.vectors, w, coef_block, read.X, rows, target, factor, t, last)
