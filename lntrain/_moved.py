@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,6 +72,18 @@ def renamed(function: Callable[P, T]) -> Callable[P, T]:
         return function(*args, **kwargs)
 
     return call
+
+
+def former(module: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """A module's `__getattr__` that finds its functions by their former names too."""
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn(f"{module}.{name}", names[name])
+        return getattr(sys.modules[module], names[name])
+
+    return find
 
 
 class _Finder(MetaPathFinder, Loader):

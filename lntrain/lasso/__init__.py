@@ -1,6 +1,7 @@
 """Weighted Lassos with a certificate, and the other limits that label noise has."""
 
 from lntrain._checks import as_float64
+from lntrain._moved import former
 from lntrain.lasso.certificate import GAP, duality_gap, lasso_objective
 from lntrain.lasso.dual import Reference
 from lntrain.lasso.references import (
@@ -15,7 +16,7 @@ from lntrain.lasso.solve import (
     LassoSolution,
     closed_form_lasso,
     equicorrelation_set,
-    moved_lasso,
+    relabelled_lasso,
     weighted_lasso,
     weighted_lasso_path,
 )
@@ -33,9 +34,11 @@ __all__ = [
     "entropy_interpolator",
     "equicorrelation_set",
     "lasso_objective",
-    "moved_lasso",
     "oracle_least_squares",
+    "relabelled_lasso",
     "self_consistent_lasso",
     "weighted_lasso",
     "weighted_lasso_path",
 ]
+
+__getattr__ = former(__name__, {"moved_lasso": "relabelled_lasso"})

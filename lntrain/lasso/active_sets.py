@@ -163,7 +163,38 @@ def _worst(rows, norms, residual, mass, penalty, positive, sign, blocked):  # ty
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
-def follow(rows, labels, change, penalty, positive, start):  # type: ignore[no-untyped-def]
+def _take_in(rows, used, k, basis, factor, penalty, sign, coef, j, amount):  # type: ignore[no-untyped-def]
+    """Column j joins those in use with its coefficient, or is exchanged for one where it is a sum of them."""
+    if not _enter(rows, used, k, basis, factor, j):
+        return _exchange(rows, used, k, basis, factor, penalty, sign, coef, j, amount)
+    coef[k] = amount
+    return k + 1
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
+def _begin(rows, used, basis, factor, penalty, sign, norms, coef, positive, start):  # type: ignore[no-untyped-def]
+    """The columns of `start` that are not zero come into use: how many."""
+    k = 0
+    for j in range(len(rows)):
+        norms[j] = np.sqrt(_dot(rows[j], rows[j]))
+        if start[j] > 0 or (start[j] < 0 and not positive):
+            sign[j] = np.sign(start[j])
+            k = _take_in(rows, used, k, basis, factor, penalty, sign, coef, j, start[j])
+    return k
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
+def _objective(used, k, norms, y, penalty, coef, residual):  # type: ignore[no-untyped-def]
+    """(the Lasso's objective, the size of the terms that the residual is a difference of)."""
+    value, mass = _dot(residual, residual) / (2 * len(y)), np.sqrt(_dot(y, y))
+    for i in range(k):
+        value += penalty[used[i]] * abs(coef[i])
+        mass += norms[used[i]] * abs(coef[i])
+    return value, mass
+
+
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
+def active_set_lasso(rows, labels, change, penalty, positive, start):  # type: ignore[no-untyped-def]
     """(coef, whether it came through): the Lasso at `labels + change`, soonest from its solution at `labels`.
 
     Args:
@@ -176,24 +207,14 @@ def follow(rows, labels, change, penalty, positive, start):  # type: ignore[no-u
     room = min(n, d)
     used, coef, y = np.empty(room + 1, np.int64), np.zeros(room + 1), labels + change
     basis, factor = np.empty((room, n)), np.zeros((room + 1, room + 1))
-    sign, norms, blocked, k = np.zeros(d), np.empty(d), np.zeros(d, np.bool_), 0
-    for j in range(d):
-        norms[j] = np.sqrt(_dot(rows[j], rows[j]))
-        if start[j] > 0 or (start[j] < 0 and not positive):
-            sign[j] = np.sign(start[j])
-            if _enter(rows, used, k, basis, factor, j):
-                coef[k] = start[j]
-                k += 1
-            else:
-                k = _exchange(rows, used, k, basis, factor, penalty, sign, coef, j, start[j])
-    residual, best, stale, entering, passes = np.empty(n), np.inf, 0, -1, 3
+    sign, norms = np.zeros(d), np.empty(d)
+    k = _begin(rows, used, basis, factor, penalty, sign, norms, coef, positive, start)
+    residual, blocked = np.empty(n), np.zeros(d, np.bool_)
+    best, stale, entering, passes = np.inf, 0, -1, 3
     _without(rows, used, k, coef, y, residual)
     for _ in range(EVENTS * (room + 1)):
         k, moved = _descend(rows, used, k, basis, factor, y, penalty, sign, coef, residual, passes)
-        value, mass = _dot(residual, residual) / (2 * n), np.sqrt(_dot(y, y))
-        for i in range(k):
-            value += penalty[used[i]] * abs(coef[i])
-            mass += norms[used[i]] * abs(coef[i])
+        value, mass = _objective(used, k, norms, y, penalty, coef, residual)
         if value < best * (1 - STALE):
             stale, blocked[:] = 0, False
         elif entering >= 0:
@@ -204,14 +225,9 @@ def follow(rows, labels, change, penalty, positive, start):  # type: ignore[no-u
         if stale > 2 * room + 20 or (entering < 0 and passes == 3):
             break
         passes = 1 if entering >= 0 else 3  # none left by what one pass tells: look again, more closely
-        if entering < 0:
-            continue
-        sign[entering] = side
-        if _enter(rows, used, k, basis, factor, entering):
-            coef[k] = 0.0
-            k += 1
-        else:
-            k = _exchange(rows, used, k, basis, factor, penalty, sign, coef, entering, 0.0)
+        if entering >= 0:
+            sign[entering] = side
+            k = _take_in(rows, used, k, basis, factor, penalty, sign, coef, entering, 0.0)
             _without(rows, used, k, coef, y, residual)
     out = np.zeros(d)
     for i in range(k):

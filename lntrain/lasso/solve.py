@@ -91,7 +91,7 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
     return _certified(X, y, penalty, positive, coef)
 
 
-def moved_lasso(X: Any, y: Any, changes: Any, solutions: Sequence[LassoSolution]) -> Tensor:
+def relabelled_lasso(X: Any, y: Any, changes: Any, solutions: Sequence[LassoSolution]) -> Tensor:
     """The weighted Lasso at labels y + change for each solution at labels y: exact, within the same gap.
 
     Args:
@@ -104,7 +104,7 @@ def moved_lasso(X: Any, y: Any, changes: Any, solutions: Sequence[LassoSolution]
         As `weighted_lasso`.
 
     >>> start = weighted_lasso([[1.0], [1.0]], [1.0, 1.0], 0.25)
-    >>> moved_lasso([[1.0], [1.0]], [1.0, 1.0], [[1.0, 0.0]], [start]).tolist()
+    >>> relabelled_lasso([[1.0], [1.0]], [1.0, 1.0], [[1.0, 0.0]], [start]).tolist()
     [[1.25]]
     """
     X, y, _ = fitting_problem(X, y, 1.0)

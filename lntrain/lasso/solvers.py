@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, diags_array, issparse
 
-from lntrain.lasso import active_sets as homotopy
+from lntrain.lasso import active_sets
 
 Array = NDArray[np.float64]
 WHOLE = 50_000  # numbers of X up to which all columns are looked at in every step
@@ -25,7 +25,7 @@ def columns_of(X: Any) -> Any:
 
 
 def working_sets(columns: Any, y: Array, penalty: Array, positive: bool, start: Array, work: float) -> Array:
-    """From `start`, `homotopy.follow` on its support and the columns with the steepest slopes, until no other is steep.
+    """From `start`, active sets on its support and the columns with the steepest slopes, until no other is steep.
 
     Args:
         columns: (d, n), `columns_of(X)`. y: (n,). penalty, start: (d,). positive: impose beta >= 0.
@@ -38,19 +38,19 @@ def working_sets(columns: Any, y: Array, penalty: Array, positive: bool, start: 
     """
     (d, n), still, coef = columns.shape, np.zeros(len(y)), start.copy()
     if d * n <= WHOLE and not issparse(columns):
-        return np.asarray(homotopy.follow(columns, y.copy(), still, penalty.copy(), positive, coef)[0])
+        return np.asarray(active_sets.active_set_lasso(columns, y.copy(), still, penalty.copy(), positive, coef)[0])
     inside = np.zeros(d, dtype=bool)
     for _ in range(ROUNDS):
         on = np.flatnonzero(coef)
         slope = columns @ (y - coef[on] @ columns[on]) / n
         steep = (slope if positive else np.abs(slope)) / penalty
-        if n * len(on) ** 2 > work or (inside.any() and not (steep[~inside] > 1 + homotopy.BROKEN).any()):
+        if n * len(on) ** 2 > work or (inside.any() and not (steep[~inside] > 1 + active_sets.BROKEN).any()):
             break
         steep[on] = np.inf
         size = min(d, max(POOL, 2 * len(on)) + len(on))
         pool = np.sort(np.argpartition(steep, d - size)[d - size :])
         part = columns[pool].toarray() if issparse(columns) else np.ascontiguousarray(columns[pool])
-        coef[pool], _ = homotopy.follow(part, y.copy(), still, penalty[pool], positive, coef[pool])
+        coef[pool], _ = active_sets.active_set_lasso(part, y.copy(), still, penalty[pool], positive, coef[pool])
         inside[:] = False
         inside[pool] = True
     return coef

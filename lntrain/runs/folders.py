@@ -108,12 +108,10 @@ def wait_for(folder: Path) -> None:
 
 
 @cache
-def code_hash() -> str:
+def code_hash(root: Path = Path(__file__).parents[1]) -> str:
     """Of the modules that make numbers, and of the versions they compute with."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(
-        path for part in NUMBERS for path in ([root / part] if "." in part else (root / part).rglob("*.py"))
-    ):
+    digest, parts = hashlib.sha256(), [root / part for part in NUMBERS]
+    for path in sorted(path for part in parts for path in ([part] if part.suffix else part.rglob("*.py"))):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     for package in ("torch", "numpy", "numba", "scikit-learn", "scipy"):
         digest.update(f"{package} {version(package)}\n".encode())

@@ -12,13 +12,14 @@ from scipy import stats
 from torch import Tensor
 
 from lntrain._checks import as_float64
-from lntrain._moved import renamed
+from lntrain._moved import former, renamed
 from lntrain.data.design import Design
 from lntrain.lasso.solve import LassoSolution
 from lntrain.penalty.formula import effective_lr, step_factor
 
 Array = NDArray[np.float64]
 FLOOR = -600.0  # of log w^2: the fused engine stops a weight of float64 at 1e-145
+__getattr__ = former(__name__, {"exponents": "lyapunov_exponents"})
 SUNK = -60.0  # a weight below e^-30 is off whatever it does: the fused engine stops one of float32 at 1e-15
 
 
@@ -110,7 +111,7 @@ def lambda_hat(X: Any, y: Any, mean_coef: Any, lasso: LassoSolution, *, mean_noi
     return batch_means(np.where(sign != 0, -sign * g, np.nan))
 
 
-def exponents(log_weights: Any, steps: Any) -> Estimate:
+def lyapunov_exponents(log_weights: Any, steps: Any) -> Estimate:
     """Lyapunov exponents: how fast log w^2 moves a step, with the error bar of its increments.
 
     Args:
@@ -124,7 +125,7 @@ def exponents(log_weights: Any, steps: Any) -> Estimate:
     Raises:
         ValueError: records that do not fit, or not evenly spaced.
 
-    >>> exponents([[[[0.0]], [[0.0]]], [[[-1.0]], [[-3.0]]]], [0, 8]).value.item()
+    >>> lyapunov_exponents([[[[0.0]], [[0.0]]], [[[-1.0]], [[-3.0]]]], [0, 8]).value.item()
     -0.25
 
     Source: theory.md section 5.
@@ -179,7 +180,7 @@ def lyapunov_support(log_weights: Any, steps: Any, *, level: float = 1e-3) -> Te
     coordinate near a tie stays on until the run is long enough to tell. A weight below e^-30 is off.
 
     Args:
-        log_weights, steps: as for `exponents`; replicas or several records give the error bar.
+        log_weights, steps: as for `lyapunov_exponents`; replicas or several records give the error bar.
 
     Returns:
         (d,) bool.
@@ -192,7 +193,7 @@ def lyapunov_support(log_weights: Any, steps: Any, *, level: float = 1e-3) -> Te
     Source: theory.md sections 4 and 5.
     """
     logs = torch.as_tensor(log_weights, dtype=torch.float64)
-    found = exponents(logs, steps)
+    found = lyapunov_exponents(logs, steps)
     t = (found.value / found.stderr.clamp_min(1e-300)).numpy()
     p = stats.t.cdf(t, df=found.blocks - 1)
     sunk = (logs[-1] < SUNK).reshape(-1, *logs.shape[-2:]).all(0)

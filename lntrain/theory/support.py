@@ -1,4 +1,4 @@
-"""Which coordinates a run keeps: on, off or undecided, by the drift that each has where it is small."""
+"""Which coordinates a run keeps: support, complement or undecided, by the drift that each has where it is small."""
 
 from __future__ import annotations
 
@@ -11,36 +11,49 @@ from scipy import stats
 from torch import Tensor
 
 from lntrain._checks import as_float64
+from lntrain._moved import warn
 from lntrain.data.design import Design
 from lntrain.lasso.solve import LassoSolution
 
-LEVEL = 0.01  # of a wrong verdict of "off", a coordinate and look
+LEVEL = 0.01  # that a coordinate is wrongly told to be gone, a coordinate and look
 SIGMAS = float(stats.norm.isf(LEVEL))
 FALL = 8.0  # of log w^2: a weight that loses e^-8 over half the run has left
 
 
 class Verdict(NamedTuple):
-    """(..., d) bool each; a coordinate that is neither is undecided."""
+    """(..., d) bool each: in the support, in its complement; a coordinate that is in neither is undecided."""
 
-    on: Tensor
-    off: Tensor
+    support: Tensor
+    complement: Tensor
 
     @property
     def undecided(self) -> Tensor:
         """(..., d) bool."""
-        return ~(self.on | self.off)
+        return ~(self.support | self.complement)
+
+    @property
+    def on(self) -> Tensor:
+        """The former name of `support`."""
+        warn("Verdict.on", "support")
+        return self.support
+
+    @property
+    def off(self) -> Tensor:
+        """The former name of `complement`."""
+        warn("Verdict.off", "complement")
+        return self.complement
 
 
 def verdict(
     X: Any, gradient: Tensor, coef: Tensor, penalty: Tensor, power: Tensor, fell: Tensor, positive: bool = False
 ) -> Verdict:
-    """On, off or undecided, by the sign of the drift of log w_j^2 where w_j is small, against its error.
+    """Support, complement or undecided, by the sign of the drift of log w_j^2 where w_j is small, against its error.
 
     That drift is 2 a lr lambda_j q_j a step, q_j = |g_j - c_j beta_j| / lambda_j - 1 at the time mean: c_j |beta*_j| /
     lambda_j on the support, |g*_j| / lambda_j - 1 < 0 off it. With e = `lack`, what the largest coordinate still lacks
     of its own lambda, r_j = SIGMAS sd(g_j) / lambda_j + e and R_j = SIGMAS c_j sd(beta_j) / lambda_j + e,
-    on: q_j > R_j, and the mean is as large: c_j |beta_j| / lambda_j > R_j;
-    off: q_j < -r_j, and the weights have gone: they fell, or c_j |beta_j| / lambda_j < -q_j / 2.
+    support: q_j > R_j, and the mean is as large: c_j |beta_j| / lambda_j > R_j;
+    complement: q_j < -r_j, and the weights have gone: they fell, or c_j |beta_j| / lambda_j < -q_j / 2.
 
     Args:
         X: (n, d), dense or scipy.sparse, or a problem.
@@ -52,7 +65,7 @@ def verdict(
     >>> g, beta = torch.tensor([[-1.0, 0.5, -0.99, -1.0]]), torch.tensor([[1.0, 1e-3, 1e-3, 0.02]])
     >>> gone = torch.tensor([[False, True, False, False]])
     >>> found = verdict(X, g, beta, torch.ones(1, 4), torch.full((1, 1), 0.01), gone)
-    >>> found.on.tolist(), found.off.tolist()
+    >>> found.support.tolist(), found.complement.tolist()
     ([[True, False, False, False]], [[False, True, False, False]])
 
     Source: theory.md section 4.

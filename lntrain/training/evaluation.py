@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lntrain.data.problem import Problem
 from lntrain.lasso.certificate import products
-from lntrain.lasso.solve import LassoSolution, moved_lasso
+from lntrain.lasso.solve import LassoSolution, relabelled_lasso
 from lntrain.theory.prediction import Prediction
 from lntrain.theory.support import Verdict, fallen, verdict
 from lntrain.training.loop import Snapshot
@@ -187,7 +187,7 @@ def _against(
             for lasso, own in zip(lassos, lam, strict=True)
         ]
     lam, beta = torch.stack([lasso.penalty for lasso in lassos]), torch.stack([lasso.coef for lasso in lassos])
-    compensated = moved_lasso(X, y, noise, lassos)
+    compensated = relabelled_lasso(X, y, noise, lassos)
     alike = beta[:1] if all(lasso is lassos[0] for lasso in lassos) else beta
     fits = _fits(problem, {**averages, "": alike})
     best = torch.tensor([lasso.objective for lasso in lassos], dtype=torch.float64)
@@ -203,9 +203,9 @@ def _against(
     on, found = beta != 0, _support(problem, lassos, judged, gradient, power, fell)
     return {
         **figures,
-        "kkt_residual": kkt_residual(gradient, judged, lam, ~found.on, lassos[0].positive),
+        "kkt_residual": kkt_residual(gradient, judged, lam, ~found.support, lassos[0].positive),
         "lambda_ratio": torch.where(on, -torch.sign(beta) * gradient / lam, 0.0).sum(-1) / on.sum(-1),
-        **support_scores(found.on, on),
-        "support_size": found.on.sum(-1).double(),
+        **support_scores(found.support, on),
+        "support_size": found.support.sum(-1).double(),
         "support_undecided": found.undecided.sum(-1).double(),
     }

@@ -7,13 +7,13 @@ import pytest
 from scipy.sparse import csr_array
 
 from lntrain import weighted_lasso, weighted_lasso_path
-from lntrain.lasso.solve import closed_form_lasso, duality_gap, equicorrelation_set, lasso_objective, moved_lasso
+from lntrain.lasso.solve import closed_form_lasso, duality_gap, equicorrelation_set, lasso_objective, relabelled_lasso
 
 X2, Y2, SIGNS = np.eye(2), np.array([1.0, 2.0]), [1.0, 1.0]
 SOLVED = weighted_lasso(X2, Y2, 0.1)
 PUBLIC = {
     "weighted_lasso": lambda X, y: weighted_lasso(X, y, 0.1),
-    "moved_lasso": lambda X, y: moved_lasso(X, y, np.ones((1, 2)), [SOLVED]),
+    "relabelled_lasso": lambda X, y: relabelled_lasso(X, y, np.ones((1, 2)), [SOLVED]),
     "weighted_lasso_path": lambda X, y: weighted_lasso_path(X, y, [0.1]),
     "closed_form_lasso": lambda X, y: closed_form_lasso(X, y, 0.1, SIGNS),
     "equicorrelation_set": lambda X, y: equicorrelation_set(X, y, SOLVED),
@@ -57,12 +57,12 @@ def test_shapes_that_do_not_fit_are_one_line(solve):
         (lambda: weighted_lasso(X2, Y2, 0.1, start=[1.0]), r"start has shape \(1,\): \(2,\) fits"),
         (lambda: weighted_lasso(X2, Y2, 0.1, start=np.ones((1, 2))), r"start has shape \(1, 2\)"),
         (lambda: weighted_lasso(X2, Y2, np.ones((2, 2))), r"penalty has shape \(2, 2\): X has 2 columns"),
-        (lambda: moved_lasso(X2, Y2, np.ones(2), [SOLVED]), r"changes has shape \(2,\): \(1, 2\) fits"),
-        (lambda: moved_lasso(X2, Y2, np.ones((2, 2)), [SOLVED]), r"changes has shape \(2, 2\): \(1, 2\) fits"),
-        (lambda: moved_lasso(np.eye(3)[:2], Y2, np.ones((1, 2)), [SOLVED]), r"coef has shape \(2,\): \(3,\) fits"),
-        (lambda: moved_lasso(X2, Y2, [[np.nan, 0]], [SOLVED]), r"changes\[0, 0\] is nan"),
+        (lambda: relabelled_lasso(X2, Y2, np.ones(2), [SOLVED]), r"changes has shape \(2,\): \(1, 2\) fits"),
+        (lambda: relabelled_lasso(X2, Y2, np.ones((2, 2)), [SOLVED]), r"changes has shape \(2, 2\): \(1, 2\) fits"),
+        (lambda: relabelled_lasso(np.eye(3)[:2], Y2, np.ones((1, 2)), [SOLVED]), r"coef has shape \(2,\): \(3,\) fits"),
+        (lambda: relabelled_lasso(X2, Y2, [[np.nan, 0]], [SOLVED]), r"changes\[0, 0\] is nan"),
         (
-            lambda: moved_lasso(X2, Y2, np.ones((2, 2)), [SOLVED, weighted_lasso(X2, Y2, 0.1, positive=True)]),
+            lambda: relabelled_lasso(X2, Y2, np.ones((2, 2)), [SOLVED, weighted_lasso(X2, Y2, 0.1, positive=True)]),
             "in two calls",
         ),
         (lambda: weighted_lasso_path(X2, Y2, 0.1), r"alphas has shape \(\)"),
@@ -87,6 +87,6 @@ def test_no_labels_no_moves_no_signs():
     X = np.hstack([X, X])
     zero = weighted_lasso(X, np.zeros(len(X)), 0.1)
     assert (zero.objective, zero.gap, bool(zero.support.any())) == (0.0, 0.0, False)
-    assert moved_lasso(X, np.zeros(len(X)), np.zeros((0, len(X))), []).shape == (0, X.shape[1])
+    assert relabelled_lasso(X, np.zeros(len(X)), np.zeros((0, len(X))), []).shape == (0, X.shape[1])
     assert not bool(closed_form_lasso(X2, Y2, 3.0, [0.0, 0.0]).support.any())
-    assert not bool(moved_lasso(X, np.zeros(len(X)), np.zeros((1, len(X))), [zero]).any())
+    assert not bool(relabelled_lasso(X, np.zeros(len(X)), np.zeros((1, len(X))), [zero]).any())

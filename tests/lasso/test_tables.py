@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso
 
 from lntrain import weighted_lasso, weighted_lasso_path
-from lntrain.lasso import active_sets as homotopy
+from lntrain.lasso import active_sets
 from lntrain.lasso import solvers as lasso_solvers
 from lntrain.lasso.solve import (
     GAP,
@@ -21,7 +21,7 @@ from lntrain.lasso.solve import (
     duality_gap,
     equicorrelation_set,
     lasso_objective,
-    moved_lasso,
+    relabelled_lasso,
 )
 
 
@@ -139,7 +139,7 @@ def test_labels_move_on_any_table(kind):
         changes = (
             np.std(y) * np.array([[1e-3], [0.1], [3.0]]) * np.random.default_rng(seed).standard_normal((3, len(y)))
         )
-        moved = moved_lasso(X, y, changes, solutions).numpy()
+        moved = relabelled_lasso(X, y, changes, solutions).numpy()
         penalties = np.stack([solution.penalty for solution in solutions])
         assert (duality_gap(X, y + changes, penalties, moved) <= GAP).all()
         for r in range(3):
@@ -155,19 +155,21 @@ def test_labels_that_stay_cost_nothing(monkeypatch):
     def refuse(*_):
         raise AssertionError("solved again")
 
-    monkeypatch.setattr(homotopy, "follow", refuse)
-    assert torch.equal(moved_lasso(X, y, np.zeros((2, 12)), [solution] * 2), solution.coef.expand(2, -1))
+    monkeypatch.setattr(active_sets, "active_set_lasso", refuse)
+    assert torch.equal(relabelled_lasso(X, y, np.zeros((2, 12)), [solution] * 2), solution.coef.expand(2, -1))
 
 
 def test_a_wide_table_is_solved_on_few_of_its_columns(monkeypatch):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((40, 4000))
     y = X[:, :5].sum(1) + 0.3 * rng.standard_normal(40)
-    follow, seen = homotopy.follow, []
-    monkeypatch.setattr(homotopy, "follow", lambda rows, *rest: seen.append(len(rows)) or follow(rows, *rest))
+    solve, seen = active_sets.active_set_lasso, []
+    monkeypatch.setattr(
+        active_sets, "active_set_lasso", lambda rows, *rest: seen.append(len(rows)) or solve(rows, *rest)
+    )
     solution = weighted_lasso(X, y, _penalty(X, y, 0.1))
     cold = len(seen)
-    moved = moved_lasso(X, y, 1e-3 * rng.standard_normal((1, 40)), [solution])
+    moved = relabelled_lasso(X, y, 1e-3 * rng.standard_normal((1, 40)), [solution])
     assert bool(moved.any())
     assert max(seen) <= 200  # a pool is 64 columns or twice the support, at most 40, and the support
     assert cold <= 6

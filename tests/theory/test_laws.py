@@ -24,9 +24,9 @@ from lntrain.theory.laws import (
     batch_means,
     block_means,
     effective_init,
-    exponents,
     lambda_hat,
     loss_identity,
+    lyapunov_exponents,
     lyapunov_support,
     predicted_exponents,
 )
@@ -100,7 +100,7 @@ def test_lambda_hat_by_coordinate_with_its_error(run):
 
 
 def test_exponents_are_the_predicted_ones(run):
-    found = exponents(_stack(run, "log_weights"), [s.step for s in run])
+    found = lyapunov_exponents(_stack(run, "log_weights"), [s.step for s in run])
     predicted = predicted_exponents(EVEN.X, EVEN.y, LASSO, lr=LR)
     known = found.stderr.isfinite()
     assert int((~known).sum()) < 6  # sunk to the floor before the second record
@@ -120,7 +120,7 @@ def test_against_compensated_labels_the_exponents_are_exact(run):
     noise = block_means(steps[::3], _stack(run, "mean_noise")[:4:3, 0])[0]
     labels = EVEN.y + noise
     predicted = predicted_exponents(EVEN.X, labels, weighted_lasso(EVEN.X, labels, PENALTY), lr=LR)
-    found = exponents(logs, steps).value
+    found = lyapunov_exponents(logs, steps).value
     known = found.isfinite()
     assert float(np.corrcoef(found[known], predicted[known])[0, 1]) > 0.9999
     assert float((found - predicted)[known].abs().max()) < 0.05 * float(predicted.abs().max())
@@ -270,7 +270,7 @@ def test_effective_init_is_the_init_and_label_noise_lowers_it():
         (lambda: batch_means([1.0]), "blocks=1"),
         (lambda: batch_means([1.0, 2.0], blocks=3), "blocks=3"),
         (lambda: block_means([2, 1], [1.0, 2.0]), "steps"),
-        (lambda: exponents(torch.zeros(3, 2, 1), [0, 1, 5]), "evenly spaced"),
+        (lambda: lyapunov_exponents(torch.zeros(3, 2, 1), [0, 1, 5]), "evenly spaced"),
         (lambda: balancedness(torch.zeros(1, 4)), r"balancedness needs \(..., 2, d\)"),
         (lambda: effective_size(torch.zeros(10, 2)), r"give \(K, R, d\)"),
         (lambda: gamma_law(EVEN.X, weighted_lasso(EVEN.X, EVEN.y, 0.1)), "not proportional"),

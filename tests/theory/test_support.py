@@ -56,7 +56,7 @@ def test_a_verdict_by_hand(gradient, coef, fell, expected):
     g, beta = torch.tensor([[gradient, -1.0]], dtype=F64), torch.tensor([[coef, 2.0]], dtype=F64)
     gone = torch.tensor([[fell, False]])
     found = verdict(X, g, beta, torch.ones(1, 2, dtype=F64), torch.full((1, 1), 0.04, dtype=F64), gone)
-    said = {"on": found.on, "off": found.off, "undecided": found.undecided}
+    said = {"on": found.support, "off": found.complement, "undecided": found.undecided}
     assert [name for name, where in said.items() if bool(where[0, 0])] == [expected]
 
 
@@ -65,16 +65,16 @@ def test_what_the_largest_coordinate_lacks_of_its_lambda_widens_the_bounds():
     X, none = 2 * np.eye(4), torch.zeros(1, 4, dtype=torch.bool)
     g, beta = torch.tensor([[-0.7, 0.8, -1.0, -0.5]], dtype=F64), torch.tensor([[2.0, 0.0, 0.2, 0.0]], dtype=F64)
     found = verdict(X, g, beta, torch.ones(1, 4, dtype=F64), torch.zeros(1, 1, dtype=F64), none)
-    assert found.on.tolist() == [[True, False, False, False]]
-    assert found.off.tolist() == [[False, False, False, True]]
+    assert found.support.tolist() == [[True, False, False, False]]
+    assert found.complement.tolist() == [[False, False, False, True]]
 
 
 def test_beta_of_one_sign_counts_one_side_only():
     X, none = 2 * np.eye(4), torch.zeros(1, 4, dtype=torch.bool)
     g, beta = torch.tensor([[-1.0, 1.5, -1.5, 0.0]], dtype=F64), torch.tensor([[2.0, 0.0, 0.0, 0.0]], dtype=F64)
     options = (torch.ones(1, 4, dtype=F64), torch.zeros(1, 1, dtype=F64), none)
-    assert verdict(X, g, beta, *options, True).off.tolist() == [[False, True, False, True]]
-    assert verdict(X, g, beta, *options, False).off.tolist() == [[False, False, False, True]]
+    assert verdict(X, g, beta, *options, True).complement.tolist() == [[False, True, False, True]]
+    assert verdict(X, g, beta, *options, False).complement.tolist() == [[False, False, False, True]]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_small_coefficient_is_never_lost_for_good(coef):
     """lambda = .1: called off at most LEVEL of the time, undecided as often as predicted; by falls alone it is lost."""
     steps = 20_000
     X, y, lasso, found, fell = _one_dimension(coef, steps)
-    assert int(found.off.sum()) <= _limits(LEVEL, RUNS)[1]
+    assert int(found.complement.sum()) <= _limits(LEVEL, RUNS)[1]
     chance = float(undecided_probability(X, y, lasso, rate=2 * LR, steps=steps))
     spread = 0.08  # a third of an sd: what the start and the last excursion leave of lambda widens the bounds
     low, high = _limits(max(chance - spread, 0.0), RUNS)[0], _limits(min(chance + spread, 1.0), RUNS)[1]
@@ -172,7 +172,7 @@ def test_the_falls_of_a_run_are_those_of_its_gamma_law():
 def test_a_coordinate_beyond_its_error_is_off():
     """|g| = .5 lambda, 5.6 sd: off in all runs but what Phi(2.33 - 5.6) leaves."""
     *_, found, _ = _one_dimension(-0.05, 20_000)
-    assert int(found.off.sum()) >= RUNS - _limits(float(stats.norm.cdf(SIGMAS - 0.5 * math.sqrt(40))), RUNS)[1]
+    assert int(found.complement.sum()) >= RUNS - _limits(float(stats.norm.cdf(SIGMAS - 0.5 * math.sqrt(40))), RUNS)[1]
 
 
 DATA = sparse_regression(30, 40, 3, seed=2)
