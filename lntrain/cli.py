@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lntrain.runs import config, folders, former
+from lntrain.runs import config, folders, former, trust
 from lntrain.runs.files import read_checkpoint, write_json
 from lntrain.runs.watch import Interruption
 from lntrain.sweeps import launchers, sweeper
@@ -76,13 +76,17 @@ def _register() -> None:
 
 def _job(cfg: DictConfig) -> None:
     own = HydraConfig.get()
-    folder = Path(own.runtime.output_dir)
     if own.mode == RunMode.MULTIRUN:
-        _one_of_many(cfg, folder)
+        _one_of_many(cfg, Path(own.runtime.output_dir))
         return
-    with folders.lock(folder):
-        begin_job(cfg, folder, own.overrides.task, fresh=True)
-        code = _run(cfg, folder)
+    folder = Path(cfg.run_dir)
+    try:
+        with folders.new_run(folder, overwrite=cfg.overwrite):
+            begin_job(cfg, folder, own.overrides.task, fresh=True)
+            code = _run(cfg, folder)
+    except ValueError as error:  # here: Hydra would print a line of its own first
+        print(f"lntrain: {error}", file=sys.stderr)
+        code = 2
     if code:
         raise SystemExit(code)
 
@@ -119,6 +123,8 @@ def _one_of_many(cfg: DictConfig, folder: Path) -> None:
 def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool = False) -> int:
     """Run one job; its exit code. Inside a multirun a mistake is a failed job, and the others go on."""
     try:
+        if not cfg.trust:
+            trust.check(cfg)
         task_of(cfg)(cfg, folder, resume=resume)
         return 0
     except Interruption as stop:
@@ -187,11 +193,12 @@ def _one_line(error: BaseException) -> str:
 def _resume(arguments: list[str]) -> int:
     """`lntrain resume=FOLDER [steps=N]`: the configuration comes from the checkpoint."""
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if set(options) - {"resume", "steps"} or len(options) != len(arguments):
+    if set(options) - {"resume", "steps", "trust"} or len(options) != len(arguments):
         raise Mistake("resume=FOLDER goes with steps=N alone: everything else comes from the folder's checkpoint")
     folder = Path(options["resume"])
     checkpoint = read_checkpoint(folder)
     cfg = cast(DictConfig, OmegaConf.create(former.configuration(checkpoint["config"])))
+    cfg = cast(DictConfig, OmegaConf.merge(cfg, {"trust": trust.trusted(arguments)}))
     if "steps" in options:
         if cfg.task != "train":
             raise Mistake(
@@ -229,6 +236,7 @@ def main() -> None:
         if any(argument.startswith("resume=") for argument in arguments):
             sys.exit(_resume(arguments))
         _check_multirun(arguments)
+        trust.check_command(arguments)
         _compose_and_run()
     except KeyboardInterrupt:
         print("lntrain: interrupted before the first step", file=sys.stderr)

@@ -110,10 +110,9 @@ def _pass(height: int, sweeps: tuple[Any, Any, Any]) -> Any:
 _ones, _fours, _eights = _pass(1, simd.SWEEP_1), _pass(4, simd.SWEEP_4), _pass(8, simd.SWEEP_8)
 
 
-@nb.njit(nogil=True, error_model="numpy", fastmath=_REAL)  # a function of its own: compiled once for all rules
+@nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
 def gradient(X, index, first, count, beta, target, scale, residual, grad):  # type: ignore[no-untyped-def]
     """grad += scale X_B^T (X_B beta - target), rows index[first:first+count], in blocks that the caches hold."""
-    simd.widest()  # type: ignore[call-arg]
     row, last = X.shape[1] * X.itemsize, first + count
     ahead = 8 * row <= L1_BYTES or 4 * row > L1_BYTES
     eights = first

@@ -218,4 +218,6 @@ class Config:
     selectivity: Selectivity = field(default_factory=Selectivity)
     matrix_sensing: Sensing = field(default_factory=Sensing)
     sweep: Sweep = field(default_factory=Sweep)
+    overwrite: bool = False
+    trust: bool = False
     run_dir: str = MISSING

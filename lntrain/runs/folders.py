@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, TextIO
 from lntrain.runs.files import write_json
 
 # what changes no number of a run: neither these keys of the configuration nor these modules
-SILENT_KEYS = ("run_dir", "checkpoint_every", "figures", "points_per_octave", "sweep")
+SILENT_KEYS = ("run_dir", "overwrite", "trust", "checkpoint_every", "figures", "points_per_octave", "sweep")
 NUMBERS = (  # the modules that make numbers: a page's style, a claim or a launcher make none
     "noise",
     "models",
@@ -54,6 +55,73 @@ OURS = (
 
 class Locked(ValueError):  # noqa: N818
     """Another process is writing to this folder."""
+
+
+FIRST = {".lock", ".hydra", "job.json"}  # what a run's folder holds before its first number
+
+
+@contextmanager
+def new_run(folder: Path, *, overwrite: bool) -> Iterator[None]:
+    """Hold a folder for a new run; one that ends before its first number leaves everything as it was.
+
+    Args:
+        overwrite: move aside what is there, to NAME.1, NAME.2, ...
+
+    Raises:
+        ValueError: something is there, or no folder can be made. Locked: another process holds it.
+    """
+    if not folder.name:
+        raise ValueError(f"run_dir={str(folder)!r} names no folder of its own: give one, such as run_dir=outputs/mine")
+    with ExitStack() as held:
+        try:
+            _refuse_taken(folder, overwrite)
+            missing = [path for path in (folder, *folder.parents) if not path.exists()]
+            aside = _moved_aside(folder) if _content(folder) else None
+            held.callback(_withdraw, folder, aside, missing)
+            held.enter_context(lock(folder))
+        except OSError as error:
+            raise ValueError(f"run_dir={folder} cannot be written ({error.strerror}): name another folder") from None
+        yield
+
+
+def _withdraw(folder: Path, aside: Path | None, missing: Sequence[Path]) -> None:
+    """Take back a run that has no number yet: its folder goes, and what was there before comes back."""
+    if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= FIRST:
+        return
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in [folder] if aside is not None else missing:
+        path.rmdir()
+    if aside is not None:
+        aside.rename(folder)
+
+
+def _refuse_taken(folder: Path, overwrite: bool) -> None:
+    held = {path.name for path in _content(folder)}
+    if not held or overwrite:
+        return
+    if not held & {"job.json", "summary.json", "checkpoint.pt"}:
+        raise ValueError(f"run_dir={folder} is not empty and holds no run: name another folder, or clear it")
+    status = (read_json(folder / "summary.json") or {}).get("status") or "unfinished"
+    goes_on = f"resume={folder} goes on with it, " if "checkpoint.pt" in held else ""
+    raise ValueError(
+        f"run_dir={folder} holds a run ({status}), which is left as it is: "
+        f"{goes_on}overwrite=true moves it aside, or name another folder"
+    )
+
+
+def _content(folder: Path) -> list[Path]:
+    """What is in a folder, but for the lock that a look at it may have made."""
+    return [path for path in folder.iterdir() if path.name != ".lock"] if folder.is_dir() else []
+
+
+def _moved_aside(folder: Path) -> Path:
+    """Its new name; nobody writes to it meanwhile."""
+    with lock(folder):
+        number = next(k for k in itertools.count(1) if not folder.with_name(f"{folder.name}.{k}").exists())
+        aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    print(f"moved     {folder} to {aside}", flush=True)
+    return aside
 
 
 @contextmanager

@@ -180,7 +180,7 @@ def report(folder: Path, wished: Sequence[str] = ()) -> Path:
     table = collect(folder)
     metrics, title, out = chosen_metrics(table, wished), f"Sweep {folder.resolve().name}", folder / "report"
     drawn = figures(table, metrics)
-    shutil.rmtree(out, ignore_errors=True)
+    _clear(out)
     texts = {
         "table.csv": as_csv(table),
         "groups.csv": groups_as_csv(table),
@@ -194,6 +194,17 @@ def report(folder: Path, wished: Sequence[str] = ()) -> Path:
     write_tensorboard(out / "tensorboard", title, table, metrics, drawn)
     print("\n".join(headline(table, metrics)) + f"\nwrote     {out / 'index.html'}")
     return out
+
+
+def _clear(out: Path) -> None:
+    """An earlier report makes way; what else lies there does not."""
+    known = {"table.csv", "groups.csv", "jobs.jsonl", "table.md", "index.html", "tensorboard"}
+    held = list(out.iterdir()) if out.is_dir() else []
+    foreign = [path.name for path in held if path.name not in known and path.suffix != ".png"]
+    if foreign:
+        raise ValueError(f"{out} holds {foreign[0]}, which is of no report: move it away, for a report clears {out}")
+    if held:
+        shutil.rmtree(out)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from lntrain.runs import folders
+from lntrain.runs import folders, trust
 from lntrain.runs.files import write_json
 from lntrain.sweeps.batch import BATCHABLE, batchable, run_batch
 from lntrain.sweeps.jobs import (
@@ -41,7 +41,15 @@ from lntrain.sweeps.members import Place
 
 PACKAGE = "hydra_plugins.lntrain"  # Hydra takes plugins of hydra_plugins alone
 CHANGED = ("stop", "rerun", "keep")
-SILENT = ("sweep.", "run_dir=", "checkpoint_every=", "figures=", "points_per_octave=")  # they make no other sweep
+SILENT = (
+    "sweep.",
+    "run_dir=",
+    "overwrite=",
+    "trust=",
+    "checkpoint_every=",
+    "figures=",
+    "points_per_octave=",
+)  # they make no other sweep
 
 
 class ResumableSweeper(Sweeper):
@@ -53,6 +61,10 @@ class ResumableSweeper(Sweeper):
         self.max_batch_size, self.params = max_batch_size, dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        if not re.fullmatch(r"[\w.+=,-]*\w[\w.+=,-]*", config.sweep.name):
+            raise ValueError(f"sweep.name={config.sweep.name!r} is a folder's name: letters, digits and . _ + = , -")
+        if not config.trust:
+            trust.check(task_config(config))
         if config.sweep.changed not in CHANGED:
             raise ValueError(f"sweep.changed={config.sweep.changed!r}: choose one of {', '.join(CHANGED)}")
         parser = OverridesParser.create(config_loader=hydra_context.config_loader)
