@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import warnings
 from typing import Any
@@ -33,6 +34,21 @@ def as_tensor(values: Any, label: str = "X") -> Tensor:
     if tensor.is_complex():
         raise ValueError(f"{label} holds complex numbers: give real ones")
     return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def whole_number(name: str, value: Any, least: int = 0, below: int = 2**64) -> int:
+    """`value` as an int.
+
+    >>> whole_number("seed", 3.0)
+    3
+
+    Raises:
+        ValueError: it is no whole number of least..below-1.
+    """
+    plain = not isinstance(value, (bool, str)) and value is not None
+    if not plain or not math.isfinite(value) or int(value) != value or not least <= int(value) < below:
+        raise ValueError(f"{name}={value!r} must be a whole number, at least {least} and below {below}")
+    return int(value)
 
 
 def _frame(frame: Any) -> Any:

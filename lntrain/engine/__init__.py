@@ -1,22 +1,23 @@
 """Engines advance a run in place: one trajectory, by the path that is fastest for its shape.
 
 The map. `choose_path` (paths.py) reads a run and the threads and takes the first that fits; `cpu.advance` follows.
-Every path draws the numbers of `loop.py`, the slow twin, and agrees with it to rounding.
+Every path draws the numbers of `loop.py`, the slow twin, and agrees with it to rounding; in other chunks and on other
+threads each equals itself bit for bit.
 
-| path | taken where | X is read | module | against the run alone, other chunks and threads |
-|---|---|---|---|---|
-| `torch` | anything else: other models, optimisers, noises, hooks | as it is | loop | bit-equal |
-| `cuda` | X on a GPU; a step of all replicas in a CUDA graph | as it is | cuda | to rounding; never yet run on a GPU |
-| `threads` | a step reads over 32 MB of a dense X | its rows, in 8 parts | threads | bit-equal |
-| `lanes` | plain steps on all rows, a vector of replicas for each thread | once for all | lanes | to rounding |
-| `panels` | plain steps on all rows, panels of columns fit registers | panels | panels | bit-equal |
-| `whole_batch` | plain steps on all rows | rows | steps | bit-equal |
-| `single_row` | plain steps, one drawn row each | the row and the next | single_row | bit-equal |
-| `sparse` | a CSR X, plain steps, one drawn row each | the row's own numbers | sparse | bit-equal |
-| `general` | momentum, weight decay, depth, batches, noisy rows | rows | steps | bit-equal |
+| path | taken where | X is read | module | gain, over | equal to the run alone | tests |
+|---|---|---|---|---|---|---|
+| `torch` | anything else: models, optimisers, noises, hooks | as it is | loop | | bit for bit | the twin of all |
+| `cuda` | X on a GPU; a step of all replicas in a CUDA graph | as it is | cuda | never yet run | to rounding | steps_for_a_gpu |
+| `threads` | a step reads over 32 MB of a dense X | rows, in 8 parts | threads | 1.3 general | bit for bit | rows_split |
+| `lanes` | plain, all rows, a vector of replicas a thread | once for all | lanes | 1.5 panels | to rounding | in_lanes |
+| `panels` | plain, all rows, columns fit registers | in panels | panels | 1.1 whole_batch | bit for bit | panels |
+| `whole_batch` | plain, all rows | by rows | steps | 1.2 general | bit for bit | panels_and_rows |
+| `single_row` | plain, one drawn row a step | the row, the next | single_row | 3 to 4 general | bit for bit | single_rows |
+| `sparse` | plain, one drawn row a step of a CSR X | its numbers | sparse | as X is sparse | bit for bit | test_sparse |
+| `general` | momentum, weight decay, depth, batches, noisy rows | by rows | steps | | bit for bit | fused_follows |
 
 Plain: depth 2, no momentum, no weight decay: a multiplicative step. `general` serves every dense run and is the twin of
-the leaner ones. Each path is an engine by its name (`engine="panels"`), and refuses what it cannot run.
+the leaner ones; `scripts/benchmark_paths.py` measures the gains. Each path is an engine by its name (`engine="panels"`), and refuses what it cannot run.
 """
 
 from __future__ import annotations

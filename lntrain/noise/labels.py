@@ -169,6 +169,10 @@ class Antithetic:
     period = 2
     shared = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.noise, Additive):
+            raise ValueError(f"Antithetic({self.noise!r}): pairs eps, -eps need a noise that is added to numbers")
+
     @property
     def kurtosis(self) -> float:
         return self.noise.kurtosis

@@ -6,10 +6,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch._C._functorch import TransformType, get_interpreter_stack
 
-from lntrain.noise.controls import skipped
+from lntrain.noise.controls import ParameterNoise, skipped
 from lntrain.noise.labels import Antithetic, Noise
 
 
@@ -18,11 +19,27 @@ def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     if skipped(optimizer):
         vars(optimizer)["redraw"] = True
         return
+    if not optimizer.param_groups[0].get("noise_draw"):
+        _tell_unperturbed(optimizer)
     for group in optimizer.param_groups:
         if group.get("noise_draw"):
             group["noise_step"] += 1
             group["noise_draw"] = 0
     vars(optimizer)["redraw"] = False
+
+
+def _tell_unperturbed(optimizer: torch.optim.Optimizer) -> None:
+    """Once, of an optimiser that carries label noise and was never asked for any: its steps are plain SGD's."""
+    group, noise = optimizer.param_groups[0], getattr(optimizer, "noise", None)
+    silent = vars(optimizer).get("told") or group.get("noise_step") or isinstance(noise, ParameterNoise)
+    if noise is None or silent or not np.any(group.get("noise_std")) or not group["lr"]:  # torch makes empty steps
+        return
+    vars(optimizer)["told"] = True
+    warnings.warn(
+        f"a step without noise: labels were never perturbed by {noise!r}, so this is plain SGD. "
+        "Use optimizer.perturb(targets) or criterion = optimizer.wrap(criterion)",
+        stacklevel=5,
+    )
 
 
 def hook(optimizer: torch.optim.Optimizer, after: Callable[..., None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lntrain._checks import whole_number
 from lntrain.noise.controls import ParameterNoise, outside_graphs, shake
 from lntrain.noise.labels import Draw, Noise, NoNoise, as_noise, check_std
 from lntrain.optim.counting import again, count_step, hook, note_dropped, refuse_vmap
@@ -91,9 +93,13 @@ class LabelNoiseSGD(torch.optim.SGD):
     ) -> None:
         self.noise, self.rank = as_noise(noise), rank
         std = self.noise.std
+        if not (0 <= momentum < 1 and math.isfinite(dampening)):
+            raise ValueError(f"momentum={momentum} must lie in [0, 1), dampening={dampening} be finite")
         self._noise_defaults: dict[str, Any] = {
             "noise_std": list(std) if isinstance(std, tuple) else std,
-            "seed": [int(s) for s in seed] if isinstance(seed, Sequence) else int(seed),
+            "seed": [whole_number("seed", s) for s in seed]
+            if isinstance(seed, Sequence)
+            else whole_number("seed", seed),
             "noise_step": 0,
             "noise_draw": 0,
         }
@@ -128,6 +134,10 @@ class LabelNoiseSGD(torch.optim.SGD):
         for group in self.param_groups:
             for key, value in self._noise_defaults.items():
                 group.setdefault(key, value)
+
+    def __repr__(self) -> str:
+        """torch's, with the noise before it."""
+        return f"{super().__repr__()[:-1]}    noise: {self.noise!r}\n)"
 
     def __getstate__(self) -> dict[str, Any]:
         own = {key: self.__dict__[key] for key in ("noise", "rank", "_noise_defaults")}

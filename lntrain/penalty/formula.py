@@ -125,6 +125,8 @@ def effective_penalty(
     design = Design.of(X)
     b, _ = check_sampling(design.shape[0], batch_size, sampling)
     factor = _variance_to_penalty(lr, parametrisation, loss_constant, momentum, dampening, nesterov, antithetic)
+    if not bool(torch.as_tensor(mean_squares(design)).isfinite().all()):
+        raise ValueError("X holds numbers that are not finite: drop or fill them first")
     power = torch.as_tensor(np.asarray(factor) * np.square(check_std(std)) / b, dtype=torch.float64)
     return power[..., None] * mean_squares(design) + decay_penalty(weight_decay, parametrisation, loss_constant)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import os
-import pickle
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,31 +57,62 @@ def write_figures(folder: Path, drawn: Mapping[str, Any]) -> None:
         figure.savefig(folder / f"{name}.png")
 
 
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")  # the two newest, the newest first
+MARK = b"lntrain sha256 "  # before the digest of all that is before it, at the end of a checkpoint
+
+
 def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
-    """checkpoint.pt, which loads with weights_only=True."""
+    """checkpoint.pt with a digest at its end, which loads with weights_only=True; the one before is kept."""
     buffer = io.BytesIO()
     torch.save(dict(checkpoint), buffer)
-    write_atomically(folder / "checkpoint.pt", buffer.getvalue())
+    content = buffer.getvalue()
+    newest, before = (folder / name for name in CHECKPOINTS)
+    if newest.is_file():
+        newest.replace(before)
+    write_atomically(newest, content + MARK + hashlib.sha256(content).hexdigest().encode())
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one to go on from."""
+    return any((folder / name).is_file() for name in CHECKPOINTS)
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """The checkpoint of a run folder.
+    """The newest checkpoint of a run folder that is whole; a line to stderr where that is the older one.
 
     Raises:
-        ValueError: no such folder, no checkpoint in it, or one that cannot be read.
+        ValueError: no such folder, no checkpoint in it, or none that is whole.
     """
-    path = Path(folder) / "checkpoint.pt"
-    if not path.is_file():
-        what = (
-            "has no checkpoint.pt: the run was stopped before its first one" if path.parent.is_dir() else "is no folder"
-        )
-        raise ValueError(f"resume={folder} {what}")
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
-        if not {"config", "state", "history"} <= set(checkpoint):
-            raise ValueError("keys are missing")
-    except (RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"resume={folder}: checkpoint.pt is no checkpoint of lntrain ({type(error).__name__})"
-        ) from None
+    if not has_checkpoint(folder):
+        stopped = "has no checkpoint.pt: the run was stopped before its first one"
+        raise ValueError(f"resume={folder} {stopped if folder.is_dir() else 'is no folder'}")
+    damage: list[str] = []
+    for path in (folder / name for name in CHECKPOINTS if (folder / name).is_file()):
+        try:
+            checkpoint = _checkpoint(path)
+        except Exception as error:  # whatever a damaged file makes torch raise
+            damage.append(f"{path.name} is no whole checkpoint of lntrain ({_brief(error)})")
+            continue
+        if damage:
+            print(f"lntrain: resume={folder}: {damage[0]}; {path.name} is used", file=sys.stderr)
+        return checkpoint
+    raise ValueError(f"resume={folder}: {', '.join(damage)}") from None
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    size = len(content) - len(MARK) - 2 * hashlib.sha256().digest_size
+    if size >= 0 and content[size:].startswith(MARK):  # those of 0.1.0's first days have none
+        if hashlib.sha256(content[:size]).hexdigest().encode() != content[size + len(MARK) :]:
+            raise ValueError("its digest does not fit: it was altered, or the disk erred")
+        content = content[:size]
+    checkpoint: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    kinds: dict[str, Any] = {"config": str, "state": (dict, type(None)), "history": dict}
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k, 0), kinds[k]) for k in kinds):
+        raise ValueError("config, state or history is missing")
     return checkpoint
+
+
+def _brief(error: Exception) -> str:
+    text = str(error).partition("\n")[0] if isinstance(error, (ValueError, OSError)) else ""
+    return text or type(error).__name__

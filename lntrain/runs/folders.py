@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
-from lntrain.runs.files import write_json
+from lntrain.runs.files import CHECKPOINTS, has_checkpoint, write_json
 
 # what changes no number of a run: neither these keys of the configuration nor these modules
 SILENT_KEYS = ("run_dir", "overwrite", "trust", "checkpoint_every", "figures", "points_per_octave", "sweep")
@@ -46,7 +46,7 @@ OURS = (
     "metrics.jsonl",
     "result.npz",
     "coefficients.csv",
-    "checkpoint.pt",
+    *CHECKPOINTS,
     "table.md",
     "output.txt",
     "figures",
@@ -100,10 +100,10 @@ def _refuse_taken(folder: Path, overwrite: bool) -> None:
     held = {path.name for path in _content(folder)}
     if not held or overwrite:
         return
-    if not held & {"job.json", "summary.json", "checkpoint.pt"}:
+    if not held & {"job.json", "summary.json", *CHECKPOINTS}:
         raise ValueError(f"run_dir={folder} is not empty and holds no run: name another folder, or clear it")
     status = (read_json(folder / "summary.json") or {}).get("status") or "unfinished"
-    goes_on = f"resume={folder} goes on with it, " if "checkpoint.pt" in held else ""
+    goes_on = f"resume={folder} goes on with it, " if held & set(CHECKPOINTS) else ""
     raise ValueError(
         f"run_dir={folder} holds a run ({status}), which is left as it is: "
         f"{goes_on}overwrite=true moves it aside, or name another folder"
@@ -214,7 +214,7 @@ def state(folder: Path, own: Mapping[str, str], *, changed: str = "stop") -> str
     record, summary = read_json(folder / "job.json"), read_json(folder / "summary.json") or {}
     if record is None:
         return "new"
-    status, resumable = summary.get("status"), (folder / "checkpoint.pt").is_file()
+    status, resumable = summary.get("status"), has_checkpoint(folder)
     goes_on = resumable and status in (None, "interrupted", "killed")
     if status not in DONE and not goes_on:
         return "failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lntrain._checks import whole_number
 from lntrain._moved import KEYS, SAMPLINGS, renamed
 from lntrain.data.problem import Problem
 from lntrain.engine import choose
@@ -92,7 +94,7 @@ def train(
         lr_schedule: step -> factor on lr.
         engine: "auto", "torch" or "fused".
         snapshots: "log" (4 an octave) or the steps to report.
-        state: an earlier snapshot's state_dict().
+        state: an earlier snapshot's state_dict(), of the same problem, dtype and lr.
 
     Yields:
         Snapshot at each scheduled step, the last one at `steps`, and heartbeats between.
@@ -156,7 +158,7 @@ def _schedule(steps: int, snapshots: str | Iterable[int], period: int = 1) -> se
             raise ValueError(f'snapshots={snapshots!r}: give "log" or the steps to report')
         chosen = set(log_spaced(steps, POINTS_PER_OCTAVE, period=period))
     else:
-        chosen = {int(s) for s in snapshots}
+        chosen = {whole_number("snapshots", s) for s in snapshots}
     return {s for s in chosen if 1 <= s < steps} | {steps}
 
 
@@ -290,7 +292,18 @@ def _state(run: Run) -> dict[str, Any]:
         "batch_size": run.batch_size,
         "sampling": run.sampling,
         "loss_constant": run.loss_constant,
+        "trained_on": _fingerprint(run),
     }
+
+
+def _fingerprint(run: Run) -> dict[str, Any]:
+    """What a state was trained on; of a large X some 10,000 numbers stand for all."""
+    X = run.X if run.X.layout == torch.strided else run.X.values()
+    flat = X.detach().reshape(-1)[:: max(1, X.numel() // 10_000)]
+    digest = hashlib.sha256(str((tuple(run.X.shape), X.numel())).encode())
+    for part in (flat, run.y.detach()):
+        digest.update(part.cpu().contiguous().numpy().tobytes())
+    return {"dtype": str(run.X.dtype), "problem": digest.hexdigest()[:16]}
 
 
 def _restore(run: Run, state: dict[str, Any]) -> None:
@@ -304,6 +317,15 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
             raise ValueError(
                 f"{name}={getattr(run, name)!r} differs from the state's {state[name]!r}: go on with the same"
             )
+    known = state.get("trained_on", {})
+    for name, value in _fingerprint(run).items():
+        if known.get(name, value) != value:
+            raise ValueError(f"{name}={value!r} differs from the state's {known[name]!r}: go on with the same")
+    now = [
+        group["lr"] for group in state["optimizer"]["param_groups"]
+    ]  # the same optimiser may go on, its lr scheduled
+    if run.base_lr not in (state["base_lr"], now):
+        raise ValueError(f"lr={run.base_lr} differs from the state's {state['base_lr']}: go on with the same")
     state = copy.deepcopy(state)
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])

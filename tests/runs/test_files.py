@@ -56,7 +56,7 @@ def test_a_checkpoint_comes_back_and_a_bad_one_is_named(tmp_path):
     whole = (tmp_path / "checkpoint.pt").read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"no checkpoint"):
         (tmp_path / "checkpoint.pt").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"checkpoint.pt is no checkpoint of lntrain") as error:
+        with pytest.raises(ValueError, match=r"checkpoint.pt is no whole checkpoint of lntrain") as error:
             read_checkpoint(tmp_path)
         assert "\n" not in str(error.value)
     (tmp_path / "checkpoint.pt").unlink()

@@ -147,7 +147,7 @@ def test_resuming_from_every_snapshot_is_bit_equal(problem, optimizer, options, 
         torch.save(snapshot.state_dict(), file)
         file.seek(0)
         state = torch.load(file, weights_only=True)
-        model, again = _start(problem, **{**optimizer, "seed": 99, "lr": 0.5})  # the state's count
+        model, again = _start(problem, **{**optimizer, "seed": 99})  # the state's counts
         rest = _scheduled(train(model, again, problem, 600, state=state, **options))
         for a, b in zip(whole[k + 1 :] or whole[-1:], rest, strict=True):
             _same(a, b)
