@@ -83,7 +83,7 @@ def _job(cfg: DictConfig) -> None:
     try:
         with folders.new_run(folder, overwrite=cfg.overwrite):
             begin_job(cfg, folder, own.overrides.task, fresh=True)
-            code = _run(cfg, folder)
+            code = _run(cfg, folder.absolute())
     except ValueError as error:  # here: Hydra would print a line of its own first
         print(f"lntrain: {error}", file=sys.stderr)
         code = 2

@@ -4,20 +4,21 @@ The map. `choose_path` (paths.py) reads a run and the threads and takes the firs
 Every path draws the numbers of `loop.py`, the slow twin, and agrees with it to rounding; in other chunks and on other
 threads each equals itself bit for bit.
 
-| path | taken where | X is read | module | gain, over | equal to the run alone | tests |
+| path | taken where | X is read | module | gain, over | equals the run alone | tests |
 |---|---|---|---|---|---|---|
-| `torch` | anything else: models, optimisers, noises, hooks | as it is | loop | | bit for bit | the twin of all |
-| `cuda` | X on a GPU; a step of all replicas in a CUDA graph | as it is | cuda | never yet run | to rounding | steps_for_a_gpu |
-| `threads` | a step reads over 32 MB of a dense X | rows, in 8 parts | threads | 1.3 general | bit for bit | rows_split |
-| `lanes` | plain, all rows, a vector of replicas a thread | once for all | lanes | 1.5 panels | to rounding | in_lanes |
+| `torch` | other models, optimisers, noises, hooks | as it is | loop | | bit for bit | the twin of all |
+| `cuda` | X on a GPU, in a CUDA graph | as it is | cuda | never run yet | to rounding | steps_for_a_gpu |
+| `threads` | a step reads over 32 MB of dense X | rows, in 8 parts | threads | 1.3 general | bit for bit | rows_split |
+| `lanes` | plain, all rows, a vector of runs a thread | once for all | lanes | 1.5 panels | to rounding | in_lanes |
 | `panels` | plain, all rows, columns fit registers | in panels | panels | 1.1 whole_batch | bit for bit | panels |
-| `whole_batch` | plain, all rows | by rows | steps | 1.2 general | bit for bit | panels_and_rows |
-| `single_row` | plain, one drawn row a step | the row, the next | single_row | 3 to 4 general | bit for bit | single_rows |
-| `sparse` | plain, one drawn row a step of a CSR X | its numbers | sparse | as X is sparse | bit for bit | test_sparse |
-| `general` | momentum, weight decay, depth, batches, noisy rows | by rows | steps | | bit for bit | fused_follows |
+| `whole_batch` | plain, all rows | by rows | steps | 1.2 general | bit for bit | panels |
+| `single_row` | plain, one drawn row | the row, the next | single_row | 3 to 4 general | bit for bit | single_rows |
+| `sparse` | plain, one drawn row of a CSR X | its numbers | sparse | as X is sparse | bit for bit | test_sparse |
+| `general` | momentum, decay, depth, batches, noisy rows | by rows | steps | | bit for bit | fused_follows |
 
 Plain: depth 2, no momentum, no weight decay: a multiplicative step. `general` serves every dense run and is the twin of
-the leaner ones; `scripts/benchmark_paths.py` measures the gains. Each path is an engine by its name (`engine="panels"`), and refuses what it cannot run.
+the leaner ones; `scripts/benchmark_paths.py` measures the gains. Each path is an engine
+by its name (`engine="panels"`), and refuses what it cannot run.
 """
 
 from __future__ import annotations

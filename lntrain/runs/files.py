@@ -68,7 +68,11 @@ def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
     content = buffer.getvalue()
     newest, before = (folder / name for name in CHECKPOINTS)
     if newest.is_file():
-        newest.replace(before)
+        before.unlink(missing_ok=True)
+        try:
+            os.link(newest, before)  # a kill at any moment leaves one under the newest's name
+        except OSError:  # a file system without links
+            newest.replace(before)
     write_atomically(newest, content + MARK + hashlib.sha256(content).hexdigest().encode())
 
 

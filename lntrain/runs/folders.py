@@ -77,8 +77,8 @@ def new_run(folder: Path, *, overwrite: bool) -> Iterator[None]:
             _refuse_taken(folder, overwrite)
             missing = [path for path in (folder, *folder.parents) if not path.exists()]
             aside = _moved_aside(folder) if _content(folder) else None
-            held.callback(_withdraw, folder, aside, missing)
             held.enter_context(lock(folder))
+            held.callback(_withdraw, folder, aside, missing)
         except OSError as error:
             raise ValueError(f"run_dir={folder} cannot be written ({error.strerror}): name another folder") from None
         yield
