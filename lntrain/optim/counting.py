@@ -32,7 +32,9 @@ def _tell_unperturbed(optimizer: torch.optim.Optimizer) -> None:
     """Once, of an optimiser that carries label noise and was never asked for any: its steps are plain SGD's."""
     group, noise = optimizer.param_groups[0], getattr(optimizer, "noise", None)
     silent = vars(optimizer).get("told") or group.get("noise_step") or isinstance(noise, ParameterNoise)
-    if noise is None or silent or not np.any(group.get("noise_std")) or not group["lr"]:  # torch makes empty steps
+    if noise is None or silent or not np.any(group.get("noise_std")):
+        return
+    if not group["lr"] or all(p.grad is None for p in group["params"]):  # torch makes empty steps
         return
     vars(optimizer)["told"] = True
     warnings.warn(
