@@ -92,7 +92,7 @@ def run(name: str, table: Table, folder: Path, overrides: list[str], limit: floa
     """The table written to `folder` and trained there: what the command did, told and wrote, and the verdict."""
     folder.mkdir(parents=True, exist_ok=True)
     table.write(folder / f"{name}.csv")
-    (folder / "run" / "summary.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / "run", ignore_errors=True)  # our own, of an earlier call
     settings = ["problem=file", f"problem.path={name}.csv", f"problem.target={table.target}", "run_dir=run"]
     begun = time.monotonic()
     code, out, err = call([command(), *settings, *table.overrides, *overrides], folder, limit)
