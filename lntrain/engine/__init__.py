@@ -8,9 +8,9 @@ threads each equals itself bit for bit.
 |---|---|---|---|---|---|---|
 | `torch` | other models, optimisers, noises, hooks | as it is | loop | | bit for bit | the twin of all |
 | `cuda` | X on a GPU, in a CUDA graph | as it is | cuda | never run yet | to rounding | steps_for_a_gpu |
-| `threads` | a step reads over 32 MB of dense X | rows, in 8 parts | threads | 1.3 general | bit for bit | rows_split |
-| `lanes` | plain, all rows, a vector of runs a thread | once for all | lanes | 1.5 panels | to rounding | in_lanes |
-| `panels` | plain, all rows, columns fit registers | in panels | panels | 1.1 whole_batch | bit for bit | panels |
+| `threads` | a step reads over 32 MB of dense X | rows, in 8 parts | threads | 1.5 general | bit for bit | rows_split |
+| `lanes` | plain, all rows, a vector of runs a thread | once for all | lanes | 1.6 panels | to rounding | in_lanes |
+| `panels` | plain, all rows, columns in registers | in panels | panels | 0.8 to 1.1 whole | bit for bit | panels |
 | `whole_batch` | plain, all rows | by rows | steps | 1.2 general | bit for bit | panels |
 | `single_row` | plain, one drawn row | the row, the next | single_row | 3 to 4 general | bit for bit | single_rows |
 | `sparse` | plain, one drawn row of a CSR X | its numbers | sparse | as X is sparse | bit for bit | test_sparse |
@@ -51,7 +51,6 @@ def choose(engine: str, run: Run) -> tuple[str, Callable[[Run, int], None]]:
     if engine in ("auto", "fused"):
         return "fused", own
     path = Path(engine)
-    unfitting = None if own is cuda.advance and path == Path.CUDA else unfit(run, path)
-    if unfitting is not None:
-        raise ValueError(f'engine="{engine}" cannot run this: {unfitting}; take engine="auto"')
-    return "fused", own if own is cuda.advance else partial(cpu.advance, path=path)
+    if (reason := unfit(run, path)) is not None:
+        raise ValueError(f'engine="{engine}" cannot run this: {reason}; take engine="auto"')
+    return "fused", own if path == Path.CUDA else partial(cpu.advance, path=path)

@@ -35,6 +35,9 @@ class Path(StrEnum):
     GENERAL = "general"
 
 
+LEANEST_FIRST = (Path.SPARSE, Path.PANELS, Path.WHOLE_BATCH, Path.SINGLE_ROW, Path.GENERAL)
+
+
 def choose_path(run: Run, *, many: int = 1) -> Path:
     """The path that `run` takes on `many` threads; with LANES, replicas that fill no vector take `alone`."""
     if applies(run) is not None:
@@ -51,21 +54,16 @@ def on_cpu(run: Run, many: int) -> Path:
 
 def alone(run: Run) -> Path:
     """The path of a replica that shares X with no other, where an X in the caches serves one thread."""
-    if run.X.layout != torch.strided:
-        return Path.SPARSE
-    if not plain(run):
-        return Path.GENERAL
-    n, d = run.X.shape
-    if run.sampling == "full":
-        return Path.PANELS if panels.width(n, d, run.X.itemsize) else Path.WHOLE_BATCH
-    return Path.SINGLE_ROW if one_row(run) else Path.GENERAL
+    return next(path for path in LEANEST_FIRST if unfit(run, path) is None)
 
 
 def unfit(run: Run, path: Path) -> str | None:
-    """None where `path` can run this on the CPU, else why not."""
-    sparse = run.X.layout != torch.strided
-    if path in (Path.TORCH, Path.CUDA):
-        return "it is no path of compiled code on the CPU"
+    """None where `path` can run what a compiled path `applies` to, else why not."""
+    gpu, sparse = run.X.device.type == "cuda", run.X.layout != torch.strided
+    if path == Path.TORCH:
+        return "it is no path of compiled code"
+    if (path == Path.CUDA) != gpu:
+        return f"X is on {'a GPU' if gpu else 'the CPU'}"
     if (path == Path.SPARSE) != sparse:
         return "X is sparse" if sparse else "X is dense"
     if path in (Path.LANES, Path.PANELS, Path.WHOLE_BATCH) and not (plain(run) and run.sampling == "full"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,15 @@ class Run:
         if coef is not None:
             zeros["coef"] = torch.zeros_like(coef, dtype=torch.float64)
         self.sums = {f"{name}_{part}": z.clone() for name, z in zeros.items() for part in ("total", "block")}
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What is trained on; of a large X some 10,000 numbers stand for all."""
+        X = (self.X if self.X.layout == torch.strided else self.X.values()).detach().reshape(-1)
+        digest = hashlib.sha256(str((tuple(self.X.shape), len(X))).encode())
+        for part in (X[:: max(1, len(X) // 10_000)], self.y.detach()):
+            digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())  # of any dtype
+        return {"dtype": str(self.X.dtype), "problem": digest.hexdigest()[:16]}
 
     @property
     def replicas(self) -> int | None:

@@ -65,7 +65,9 @@ def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
     """checkpoint.pt with a digest at its end, which loads with weights_only=True; the one before is kept."""
     buffer = io.BytesIO()
     torch.save(dict(checkpoint), buffer)
-    content = buffer.getvalue()
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    buffer.seek(0, io.SEEK_END)
+    buffer.write(MARK + digest.encode())
     newest, before = (folder / name for name in CHECKPOINTS)
     if newest.is_file():
         before.unlink(missing_ok=True)
@@ -73,7 +75,7 @@ def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
             os.link(newest, before)  # a kill at any moment leaves one under the newest's name
         except OSError:  # a file system without links
             newest.replace(before)
-    write_atomically(newest, content + MARK + hashlib.sha256(content).hexdigest().encode())
+    write_atomically(newest, buffer.getvalue())
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -42,6 +42,7 @@ PLUGINS = {  # of the groups hydra/launcher, hydra/sweeper and hydra/callbacks, 
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
     "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
 }
+MAKERS = ("_target_", "class", "()")  # keys whose value is called: by Hydra, and by Python's logging
 HANDLERS = {"logging.StreamHandler", "logging.FileHandler"}
 SETTINGS = ("launcher", "sweeper", "callbacks", "job_logging", "hydra_logging")  # of Hydra's own: they make objects
 
@@ -72,14 +73,14 @@ def resolve(path: Any) -> Any:
     return found
 
 
-def targets(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """(key, value) of each `_target_` in plain values, at any depth."""
+def targets(node: Any, place: str = "", names: Sequence[str] = ("_target_",)) -> Iterator[tuple[str, Any]]:
+    """(key, value) of each key of these names in plain values, at any depth."""
     items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, (list, tuple)) else ()
     for key, value in items:
         at = f"{place}.{key}" if place else str(key)
-        if key == "_target_":
+        if key in names:
             yield at, value
-        yield from targets(value, at)
+        yield from targets(value, at, names)
 
 
 def check(cfg: DictConfig) -> None:
@@ -124,19 +125,9 @@ def check_command(arguments: Sequence[str]) -> None:
             node = OmegaConf.to_container(cfg.hydra[name], resolve=True) if cfg.hydra[name] is not None else {}
         except OmegaConfBaseException as error:
             raise ValueError(f"hydra.{name} cannot be read ({error}): add trust=true to allow it") from None
-        for at, made in _made(node, f"hydra.{name}"):
+        for at, made in targets(node, f"hydra.{name}", MAKERS):
             if made not in PLUGINS | HANDLERS:
                 raise ValueError(f"{at}={made} is not of Hydra's packaged groups: add trust=true to allow it")
-
-
-def _made(node: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """As `targets`, with what Python's logging makes: `class` and `()`."""
-    yield from targets(node, place)
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key in ("class", "()"):
-                yield f"{place}.{key}", value
-            yield from (pair for pair in _made(value, f"{place}.{key}") if not pair[0].endswith("_target_"))
 
 
 def trusted(overrides: Sequence[str]) -> bool:

@@ -180,7 +180,6 @@ def report(folder: Path, wished: Sequence[str] = ()) -> Path:
     table = collect(folder)
     metrics, title, out = chosen_metrics(table, wished), f"Sweep {folder.resolve().name}", folder / "report"
     drawn = figures(table, metrics)
-    _clear(out)
     texts = {
         "table.csv": as_csv(table),
         "groups.csv": groups_as_csv(table),
@@ -188,6 +187,7 @@ def report(folder: Path, wished: Sequence[str] = ()) -> Path:
         "table.md": as_markdown(title, table, metrics),
         "index.html": as_html(title, table, metrics, drawn, constant_overrides(table)),
     }
+    _clear(out, {*texts, "tensorboard"})
     for name, text in texts.items():
         write_atomically(out / name, text.encode())
     write_figures(out, {name.replace("/", "."): figure for name, figure in drawn.items()})
@@ -196,9 +196,8 @@ def report(folder: Path, wished: Sequence[str] = ()) -> Path:
     return out
 
 
-def _clear(out: Path) -> None:
-    """An earlier report makes way; what else lies there does not."""
-    known = {"table.csv", "groups.csv", "jobs.jsonl", "table.md", "index.html", "tensorboard"}
+def _clear(out: Path, known: set[str]) -> None:
+    """An earlier report, of `known` names and pictures, makes way; what else lies there does not."""
     held = list(out.iterdir()) if out.is_dir() else []
     foreign = [path.name for path in held if path.name not in known and path.suffix != ".png"]
     if foreign:

@@ -41,15 +41,7 @@ from lntrain.sweeps.members import Place
 
 PACKAGE = "hydra_plugins.lntrain"  # Hydra takes plugins of hydra_plugins alone
 CHANGED = ("stop", "rerun", "keep")
-SILENT = (
-    "sweep.",
-    "run_dir=",
-    "overwrite=",
-    "trust=",
-    "checkpoint_every=",
-    "figures=",
-    "points_per_octave=",
-)  # they make no other sweep
+SILENT = tuple(f"{key}." if key == "sweep" else f"{key}=" for key in folders.SILENT_KEYS)  # they make no other sweep
 
 
 class ResumableSweeper(Sweeper):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lntrain._checks import whole_number
 from lntrain.models.replicas import Criterion, Replicas, Rows
 from lntrain.noise.labels import LabelFlips
 from lntrain.noise.philox import check_sampling, sampled_rows
@@ -103,16 +104,15 @@ def descend(
     size, kind = check_sampling(rows.n, batch_size, sampling)
     if kind == "noisy_rows":
         raise ValueError('sampling="noisy_rows" is for lntrain.train: choose replacement, without or shuffle')
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise ValueError(f"steps={steps!r} must be a whole number, at least 1")
+    steps = whole_number("steps", steps, 1)
     if len(optimizer.keys(len(networks))) != len(networks) or (rows.own and len(rows.inputs) != len(networks)):
         raise ValueError(f"the networks are {len(networks)}: give as many seeds, and as many rows of their own")
     if anneal.steps > steps:
         raise ValueError(f"anneal: steps={anneal.steps} exceeds the run's {steps}")
-    loop = _Loop(networks, optimizer, rows, criterion, int(steps), size, kind, anneal, lr_schedule)
+    loop = _Loop(networks, optimizer, rows, criterion, steps, size, kind, anneal, lr_schedule)
     if state is not None:
         loop.restore(state)
-    return loop.run({int(s) for s in scheduled if 1 <= s < steps} | {int(steps)})
+    return loop.run({int(s) for s in scheduled if 1 <= s < steps} | {steps})
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -110,12 +109,11 @@ def train(
     """
     # Checked here, at the call, not at the first `next`: hence a plain function around the generator.
     run = _begin(model, optimizer, problem, batch_size, sampling, loss_constant, lr_schedule)
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise ValueError(f"steps={steps!r} must be a whole number, at least 1")
-    scheduled = _schedule(int(steps), snapshots, run.period)
+    steps = whole_number("steps", steps, 1)
+    scheduled = _schedule(steps, snapshots, run.period)
     if state is not None:
         _restore(run, state)
-    return _advance(run, problem, int(steps), scheduled, *choose(engine, run))
+    return _advance(run, problem, steps, scheduled, *choose(engine, run))
 
 
 def _begin(
@@ -292,18 +290,8 @@ def _state(run: Run) -> dict[str, Any]:
         "batch_size": run.batch_size,
         "sampling": run.sampling,
         "loss_constant": run.loss_constant,
-        "trained_on": _fingerprint(run),
+        "trained_on": run.fingerprint,
     }
-
-
-def _fingerprint(run: Run) -> dict[str, Any]:
-    """What a state was trained on; of a large X some 10,000 numbers stand for all."""
-    X = run.X if run.X.layout == torch.strided else run.X.values()
-    flat = X.detach().reshape(-1)[:: max(1, X.numel() // 10_000)]
-    digest = hashlib.sha256(str((tuple(run.X.shape), X.numel())).encode())
-    for part in (flat, run.y.detach()):
-        digest.update(part.cpu().contiguous().numpy().tobytes())
-    return {"dtype": str(run.X.dtype), "problem": digest.hexdigest()[:16]}
 
 
 def _restore(run: Run, state: dict[str, Any]) -> None:
@@ -318,12 +306,10 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
                 f"{name}={getattr(run, name)!r} differs from the state's {state[name]!r}: go on with the same"
             )
     known = state.get("trained_on", {})
-    for name, value in _fingerprint(run).items():
+    for name, value in run.fingerprint.items():
         if known.get(name, value) != value:
             raise ValueError(f"{name}={value!r} differs from the state's {known[name]!r}: go on with the same")
-    now = [
-        group["lr"] for group in state["optimizer"]["param_groups"]
-    ]  # the same optimiser may go on, its lr scheduled
+    now = [group["lr"] for group in state["optimizer"]["param_groups"]]  # of an optimiser that goes on under a schedule
     if run.base_lr not in (state["base_lr"], now):
         raise ValueError(f"lr={run.base_lr} differs from the state's {state['base_lr']}: go on with the same")
     state = copy.deepcopy(state)
