@@ -58,7 +58,8 @@ class EventFile:
     """What tensorboard's EventFileWriter does, in the caller's thread; the file is open only while it is written."""
 
     def __init__(self, folder: Path) -> None:
-        name = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        # TensorBoard reads a folder's files in the order of their names
+        name = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers):06}"
         self.path = folder / f"events.out.tfevents.{name}"
         self.pending, self.flushed = [], time.time()  # type: ignore[var-annotated]
         self.add_event(Event(wall_time=self.flushed, file_version="brain.Event:2"))

@@ -92,6 +92,12 @@ def _run(problem, *, lr=0.01, dtype=torch.float64, state=None, steps=20):
     return last
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_state_goes_on_in_any_dtype(dtype):
+    problem = sparse_regression(12, 8, 2, seed=0)
+    assert _run(problem, dtype=dtype, state=_run(problem, dtype=dtype).state_dict(), steps=40).step == 40
+
+
 def test_a_state_of_another_problem_dtype_or_lr_is_refused():
     problem, other = (sparse_regression(12, 8, 2, seed=seed) for seed in (0, 1))
     state = _run(problem).state_dict()

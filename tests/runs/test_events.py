@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import numpy as np
@@ -9,14 +10,15 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c as theirs
 
+from lntrain.runs import events
 from lntrain.runs.dashboard import write_hparams, write_scalars
 from lntrain.runs.events import EventFile, Writer, masked_crc32c, record
 
 
 def _read(folder):
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    return events
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    found.Reload()
+    return found
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 4096, 100_003])
@@ -44,7 +46,10 @@ def test_scalars_come_back_in_order_over_many_flushes(tmp_path):
         assert [(e.step, e.value) for e in _read(tmp_path).Scalars(tag)] == [(s, slope * s) for s in range(50)]
 
 
-def test_the_purge_step_drops_what_was_written_past_a_checkpoint(tmp_path):
+@pytest.mark.parametrize("number", [0, 9, 99, 999])
+def test_the_purge_step_drops_what_was_written_past_a_checkpoint(number, tmp_path, monkeypatch):
+    """However many files this process wrote before: TensorBoard reads them in the order of their names."""
+    monkeypatch.setattr(events, "_numbers", itertools.count(number))
     for purge, steps, value in ((None, range(10), 1.0), (6, range(6, 12), 2.0)):
         writer = Writer(str(tmp_path), purge_step=purge)
         for step in steps:
