@@ -22,7 +22,7 @@ METRICS: dict[str, tuple[str, bool, float | None, str | None, str]] = {
         "expected_distance",
         "at best, by theory",
     ),
-    "lambda_ratio": ("penalty reached / predicted", False, 1.0, "bias", "by theory, for finite steps"),
+    "lambda_ratio": ("penalty reached / predicted", False, 1.0, "expected_lambda_ratio", "by theory, for finite steps"),
     "support_f1": ("support: F1 against the Lasso's", False, None, None, ""),
 }
 SHORT = 9  # lines of a table that is shown unasked

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -74,38 +74,56 @@ def _corners(axes: Sequence[Axis]) -> list[dict[str, Any]]:
     return [{axis.name: value} for axis in axes for value in axis.values] or [{}]
 
 
+class _Cell(NamedTuple):
+    """One metric at one place of the axes: what was found, half its interval, what theory says, why there is none."""
+
+    mean: float
+    half: float
+    theory: float
+    missing: str
+
+
 def _panel(table: Table, metric: str, axes: Sequence[Axis], fixed: Mapping[str, Any] | None = None) -> Panel:
     """One metric over one or two axes; further axes that are not fixed are averaged over."""
     title, log, centre, expected, expects = METRICS.get(metric, (metric.replace("_", " "), None, None, None, ""))
-    rows = axes[0].values if len(axes) == 2 else [None]
-    shape = (len(rows), len(axes[-1].values))
-    mean, half, theory = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
-    marks = [["" for _ in range(shape[1])] for _ in range(shape[0])]
-    for i, j in np.ndindex(shape):
-        place = {
-            axes[-1].name: axes[-1].values[j],
-            **(fixed or {}),
-            **({axes[0].name: rows[i]} if len(axes) == 2 else {}),
-        }
-        groups = [g for g in table.groups if all(g.axes[key] == value for key, value in place.items())]
-        found = [g.means[metric] for g in groups if metric in g.means]
-        if found:
-            mean[i, j] = np.mean([m for m, _, _ in found])
-            half[i, j] = found[0][1] if len(found) == 1 else np.nan
-        theory[i, j] = (
-            np.mean([g.means[expected][0] for g in groups if expected in g.means] or [np.nan]) if expected else np.nan
-        )
-        marks[i][j] = ", ".join(
-            dict.fromkeys(row.status for g in groups for row in g.rows if row.status not in folders.DONE)
-        )
-    if expected == "bias":
-        theory = 1 + theory
-    if log is None:
-        known = mean[np.isfinite(mean)]
-        log = bool(len(known)) and float(known.min()) > 0 and float(known.max()) > 30 * float(known.min())
+    *lines, points = axes
+    cells = [
+        [_cell(table, {**(fixed or {}), **line, points.name: value}, metric, expected) for value in points.values]
+        for line in _corners(lines)
+    ]
+    mean = np.array([[cell.mean for cell in line] for line in cells])
+    half = np.array([[cell.half for cell in line] for line in cells])
+    theory = np.array([[cell.theory for cell in line] for line in cells])
     bounds = (0.0, 1.0) if metric.startswith("support_") and metric != "support_size" else (-math.inf, math.inf)
-    expected_values = theory if np.isfinite(theory).any() else None
-    return Panel(title, mean, half, expected_values, expects, log, centre, marks, bounds)
+    return Panel(
+        title,
+        mean,
+        half,
+        theory if np.isfinite(theory).any() else None,
+        expects,
+        _spans_decades(mean) if log is None else log,
+        centre,
+        [[cell.missing for cell in line] for line in cells],
+        bounds,
+    )
+
+
+def _cell(table: Table, place: Mapping[str, Any], metric: str, expected: str | None) -> _Cell:
+    groups = [group for group in table.groups if place.items() <= group.axes.items()]
+    found = [group.means[metric] for group in groups if metric in group.means]
+    theory = [group.means[expected][0] for group in groups if expected is not None and expected in group.means]
+    missing = dict.fromkeys(row.status for group in groups for row in group.rows if row.status not in folders.DONE)
+    return _Cell(
+        float(np.mean([mean for mean, _, _ in found])) if found else math.nan,
+        found[0][1] if len(found) == 1 else math.nan,
+        float(np.mean(theory)) if theory else math.nan,
+        ", ".join(missing),
+    )
+
+
+def _spans_decades(values: Any) -> bool:
+    known = values[np.isfinite(values)]
+    return bool(len(known)) and float(known.min()) > 0 and float(known.max()) > 30 * float(known.min())
 
 
 def write_tensorboard(

@@ -19,6 +19,7 @@ from lntrain.runs.files import write_json
 from lntrain.sweeps import report as sweep_report
 from lntrain.sweeps import table
 from lntrain.sweeps.jobs import job_name
+from lntrain.sweeps.page import METRICS
 
 
 def _job(folder, swept, status="done", seconds=1.0, code="c", **numbers):
@@ -43,7 +44,15 @@ def _sweep(folder, axes, **options):
         swept = {key: str(values[i]) for (key, values), i in zip(axes.items(), flat, strict=True)}
         size = float(swept.get("optimizer.lr", 0.01)) * (1 + int(swept.get("seed", 0))) * (1 + flat[0])
         jobs[
-            _job(folder, swept, distance_mean=size, lambda_ratio=1 + size, support_f1=1.0, bias=0.02, **options).name
+            _job(
+                folder,
+                swept,
+                distance_mean=size,
+                lambda_ratio=1 + size,
+                support_f1=1.0,
+                expected_lambda_ratio=1.02,
+                **options,
+            ).name
         ] = swept
     write_json(folder / "sweep.json", {"jobs": jobs})
     return folder
@@ -158,6 +167,13 @@ def test_a_panel_holds_means_intervals_and_what_is_expected(tmp_path):
     assert panel.mean[1, 2] == pytest.approx(1 + 0.04 * 3 * 2)
     np.testing.assert_allclose(panel.expected, 1.02)
     assert np.isfinite(panel.half).all()
+
+
+def test_what_a_panel_expects_is_told_by_a_run(lntrain, tmp_path):
+    assert lntrain("problem.n=12", "problem.d=8", "problem.k=2", "steps=40", "figures=false", "run_dir=a")[0] == 0
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    for metric, (_, _, _, expected, _) in METRICS.items():
+        assert expected is None or math.isfinite(summary[expected]), metric
 
 
 def test_tensorboard_has_a_run_a_setting_with_its_band(tmp_path):
