@@ -6,14 +6,13 @@ Exit codes: 0 done, 1 a job failed or diverged, 2 a user's mistake, 130/143 inte
 from __future__ import annotations
 
 import gc
-import json
 import multiprocessing
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -28,8 +27,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lntrain.runs import config, folders, former, trust
-from lntrain.runs.files import read_checkpoint, write_json
+from lntrain.runs import config, folders, former, locks, trust
+from lntrain.runs.files import Printed, has_checkpoint, read_checkpoint, read_json, write_json
 from lntrain.runs.watch import Interruption
 from lntrain.sweeps import launchers, sweeper
 from lntrain.sweeps.jobs import begin_job, identity_of, sparing
@@ -49,10 +48,10 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         failed = False
         for path in Path(config.hydra.sweep.dir).glob("*/summary.json"):
-            summary = json.loads(path.read_text())
-            if summary["status"] not in ("done", "interrupted"):
+            summary = folders.summary_of(path.parent)
+            if (status := summary.get("status")) not in ("done", "interrupted"):
                 failed = True
-                print(f"lntrain: {path.parent.name}: {summary['status']}: {summary.get('reason', '')}", file=sys.stderr)
+                print(f"lntrain: {path.parent.name}: {status}: {summary.get('reason', '')}", file=sys.stderr)
         if failed:
             raise SystemExit(1)
 
@@ -87,6 +86,9 @@ def _job(cfg: DictConfig) -> None:
     except ValueError as error:  # here: Hydra would print a line of its own first
         print(f"lntrain: {error}", file=sys.stderr)
         code = 2
+    except OSError as error:
+        print(f"lntrain: run_dir={folder} cannot be written ({error.strerror}): name another folder", file=sys.stderr)
+        code = 2
     if code:
         raise SystemExit(code)
 
@@ -105,18 +107,18 @@ def _one_of_many(cfg: DictConfig, folder: Path) -> None:
     _settle()
     own, began = identity_of(cfg), time.monotonic()
     try:
-        with folders.lock(folder):
+        with locks.lock(folder):
             state = folders.state(folder, own, changed=cfg.sweep.changed)
             if state in ("finished", "changed"):  # since the sweep looked, or by another sweeper than ours
                 print(f"{state:<10}{folder.name}: left as it is", flush=True)
                 return
             begin_job(cfg, folder, HydraConfig.get().overrides.task, own=own, fresh=state != "interrupted")
-            with (folder / "output.txt").open("a") as out, redirect_stdout(out), redirect_stderr(out):
+            with Printed(folder / "output.txt") as out, redirect_stdout(out), redirect_stderr(out):
                 _run(sparing(cfg), folder, multirun=True, resume=state == "interrupted")
-    except folders.Locked as error:
-        print(f"lntrain: {error}", file=sys.stderr)
+    except (locks.Locked, OSError) as error:  # the other jobs go on
+        print(f"lntrain: {_one_line(error)}", file=sys.stderr)
         return
-    status = (folders.read_json(folder / "summary.json") or {}).get("status", "?")
+    status = folders.summary_of(folder).get("status", "?")
     print(f"{status:<9} {folder.name} ({time.monotonic() - began:.1f} s)", flush=True)
 
 
@@ -134,6 +136,8 @@ def _run(cfg: DictConfig, folder: Path, *, multirun: bool = False, resume: bool 
         return stop.code
     except DivergenceError as error:
         return _failed(folder, "diverged", str(error), 1, cfg.seed)
+    except OSError as error:
+        return _at_fault(folder, error, cfg.seed)
     except (ValueError, OmegaConfBaseException, HydraException) as error:
         return _failed(folder if multirun else None, "failed", _one_line(error), 1 if multirun else 2, cfg.seed)
     except Exception as error:
@@ -172,6 +176,18 @@ def _failed(folder: Path | None, status: str, reason: str, code: int, seed: int)
     return code
 
 
+def _at_fault(folder: Path, error: OSError, seed: int) -> int:
+    """The disk erred and not the run: what was saved stands, and a resume goes on from it."""
+    saved = has_checkpoint(folder)
+    remedy = f"its checkpoint stands, go on with: lntrain resume={folder}" if saved else "no checkpoint was written yet"
+    reason = f"{_one_line(error)}; {remedy if folder.is_dir() else f'the run folder {folder} is gone'}"
+    print(f"lntrain: {reason}", file=sys.stderr)
+    with suppress(OSError):
+        status = "interrupted" if saved else "failed"
+        write_json(folder / "summary.json", {"seed": seed, "status": status, "reason": reason})
+    return 1
+
+
 def _one_line(error: BaseException) -> str:
     """The first lines of an exception and of its causes, without Hydra's framing."""
     if (
@@ -180,6 +196,8 @@ def _one_line(error: BaseException) -> str:
         and error.__cause__ is not None
     ):
         return _one_line(error.__cause__)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     parts = [line.strip() for line in str(error).splitlines() if line.strip()][:1]
     cause = error.__cause__ or error.__context__
     if isinstance(error, (HydraException, OmegaConfBaseException)) and cause is not None:
@@ -209,11 +227,15 @@ def _resume(arguments: list[str]) -> int:
                 f"steps={options['steps']} must be a whole number, at least the {checkpoint['state']['step']} done"
             )
         cfg = cast(DictConfig, OmegaConf.merge(cfg, {"steps": int(options["steps"])}))
-    with folders.lock(folder):
-        own = identity_of(cfg)
-        if "steps" not in options:  # the checkpoint holds the numbers that "auto" chose: the same configuration
-            own["config"] = (folders.read_json(folder / "job.json") or own)["config"]
-        folders.begin(folder, own, fresh=False)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locks.lock(folder))
+            own = identity_of(cfg)
+            if "steps" not in options:  # the checkpoint holds the numbers that "auto" chose: the same configuration
+                own["config"] = (read_json(folder / "job.json") or own)["config"]
+            folders.begin(folder, own, fresh=False)
+        except OSError as error:
+            raise Mistake(f"resume={folder} cannot be written ({error.strerror}): mend that, and try again") from None
         return _run(cfg, folder, resume=True)
 
 
@@ -241,6 +263,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print("lntrain: interrupted before the first step", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        print(f"lntrain: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
     except (Mistake, ValueError, HydraException, OmegaConfBaseException) as error:
         print(f"lntrain: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)

@@ -95,6 +95,7 @@ def main() -> None:
     for steps in options.steps:
         results.append(compare(steps, options.repeats, options.overrides))
         print(json.dumps(results[-1], indent=2), flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, {"results": results})
 
 

@@ -21,8 +21,7 @@ from typing import Any
 
 from tables_data import MADE, OWN, TABLES, Table
 
-from lntrain.runs.files import write_json
-from lntrain.runs.folders import read_json
+from lntrain.runs.files import read_json, write_json
 
 SECONDS, EXCESS, FIT, DISTANCE, FACTOR = 60.0, 0.003, 0.02, 0.03, 1.3  # what passes
 NAMES = {  # what a number is called in summary.json
@@ -212,6 +211,7 @@ def main() -> None:
             if rows[-1]["exit"] and rows[-1]["error"]:
                 print(f"{name}: {rows[-1]['error']}", file=sys.stderr)
             if options.json:
+                options.json.parent.mkdir(parents=True, exist_ok=True)
                 write_json(options.json, {"noise": options.noise, "rows": rows})
     passed = sum(not row["failures"] for row in rows)
     print(f"\n{passed} of {len(rows)} pass")

@@ -135,6 +135,7 @@ def mutations_table(results: Sequence[Result], folder: Path) -> int:
         red = "yes" if result.verdict != "holds" else "NO"
         lines.append(f"| {result.name} | `{ROWS[result.name].formula}` | {result.verdict} | {red} |")
     print("\n".join(lines))
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "mutations.md", ("\n".join(lines) + "\n").encode())
     return int(any(result.verdict == "holds" for result in results))
 

@@ -90,6 +90,7 @@ def write(folder: Path, results: Sequence[Result], about: dict[str, Any], headin
     """claims.md and claims.json."""
     verdict = "holds" if all(result.verdict == "holds" for result in results) else "fails"
     body = {**about, "family_level": FAMILY_LEVEL, "verdict": verdict, "rows": [record(result) for result in results]}
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "claims.md", markdown(results, heading).encode())
     write_atomically(folder / "claims.json", (json.dumps(body, indent=2, allow_nan=False) + "\n").encode())
 
@@ -105,4 +106,5 @@ def draw(path: Path, result: Result, claim: str, picture: Picture | None) -> Non
     if picture is not None:
         axes = {"xlabel": picture.xlabel, "ylabel": picture.ylabel}
         axes |= {"xscale": "log" if picture.logx else "linear", "yscale": "log" if picture.logy else "linear"}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_figures(path.parent, {path.name: figures.claim(bars, curves, axes, title=f"{result.name}: {claim}")})

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
+from lntrain.runs.files import append
+
+PREFIX = "events.out.tfevents."
 LATENCY = 5.0  # seconds that an event may wait for its file
 _numbers = itertools.count()  # several files of one folder, process and second
 
@@ -54,13 +58,28 @@ def record(data: bytes) -> bytes:
     return b"".join((length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data))))
 
 
+def sizes(folder: Path) -> dict[str, int]:
+    """The event files of a folder, as a checkpoint remembers them."""
+    return {path.name: path.stat().st_size for path in folder.glob(f"{PREFIX}*")}
+
+
+def restore(folder: Path, remembered: Mapping[str, int]) -> None:
+    """Take away what was written since: a resume writes it again."""
+    for path in folder.glob(f"{PREFIX}*"):
+        size = remembered.get(path.name, 0)
+        if size == 0:
+            path.unlink()
+        elif path.stat().st_size > size:
+            os.truncate(path, size)
+
+
 class EventFile:
     """What tensorboard's EventFileWriter does, in the caller's thread; the file is open only while it is written."""
 
     def __init__(self, folder: Path) -> None:
         # TensorBoard reads a folder's files in the order of their names
         name = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers):06}"
-        self.path = folder / f"events.out.tfevents.{name}"
+        self.path, self.size = folder / f"{PREFIX}{name}", 0
         self.pending, self.flushed = [], time.time()  # type: ignore[var-annotated]
         self.add_event(Event(wall_time=self.flushed, file_version="brain.Event:2"))
 
@@ -71,12 +90,10 @@ class EventFile:
             self.flush()
 
     def flush(self) -> None:
-        """Append what is kept."""
+        """Append what is kept; where that fails it is kept, and no half of it stays."""
         self.flushed = time.time()
         if self.pending:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                file.write(b"".join(self.pending))
+            self.size = append(self.path, b"".join(self.pending), at=self.size)
             self.pending.clear()
 
     close = flush

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
@@ -11,13 +10,14 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from lntrain.runs.files import CHECKPOINTS, has_checkpoint, write_json
+from lntrain.runs.files import CHECKPOINTS, Damaged, clear_unfinished, has_checkpoint, read_json, write_json
+from lntrain.runs.locks import LOCK, OWNER, lock
 
 # what changes no number of a run: neither these keys of the configuration nor these modules
 SILENT_KEYS = ("run_dir", "overwrite", "trust", "checkpoint_every", "figures", "points_per_octave", "sweep")
@@ -53,11 +53,7 @@ OURS = (
 )
 
 
-class Locked(ValueError):  # noqa: N818
-    """Another process is writing to this folder."""
-
-
-FIRST = {".lock", ".hydra", "job.json"}  # what a run's folder holds before its first number
+FIRST = {LOCK, OWNER, ".hydra", "job.json"}  # what a run's folder holds before its first number
 
 
 @contextmanager
@@ -77,7 +73,11 @@ def new_run(folder: Path, *, overwrite: bool) -> Iterator[None]:
             _refuse_taken(folder, overwrite)
             missing = [path for path in (folder, *folder.parents) if not path.exists()]
             aside = _moved_aside(folder) if _content(folder) else None
-            held.enter_context(lock(folder))
+            try:
+                held.enter_context(lock(folder))
+            except OSError:
+                _withdraw(folder, aside, missing)
+                raise
             held.callback(_withdraw, folder, aside, missing)
         except OSError as error:
             raise ValueError(f"run_dir={folder} cannot be written ({error.strerror}): name another folder") from None
@@ -86,12 +86,15 @@ def new_run(folder: Path, *, overwrite: bool) -> Iterator[None]:
 
 def _withdraw(folder: Path, aside: Path | None, missing: Sequence[Path]) -> None:
     """Take back a run that has no number yet: its folder goes, and what was there before comes back."""
-    if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= FIRST:
+    held = list(folder.iterdir()) if folder.is_dir() else []
+    if not {path.name for path in held} <= FIRST:
         return
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in [folder] if aside is not None else missing:
-        path.rmdir()
+    with suppress(PermissionError):  # of Windows, which removes no lock that is held
+        for path in held:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in [folder] if aside is not None else missing:
+            if path.is_dir():
+                path.rmdir()
     if aside is not None:
         aside.rename(folder)
 
@@ -102,7 +105,7 @@ def _refuse_taken(folder: Path, overwrite: bool) -> None:
         return
     if not held & {"job.json", "summary.json", *CHECKPOINTS}:
         raise ValueError(f"run_dir={folder} is not empty and holds no run: name another folder, or clear it")
-    status = (read_json(folder / "summary.json") or {}).get("status") or "unfinished"
+    status = summary_of(folder).get("status") or "unfinished"
     goes_on = f"resume={folder} goes on with it, " if held & set(CHECKPOINTS) else ""
     raise ValueError(
         f"run_dir={folder} holds a run ({status}), which is left as it is: "
@@ -112,67 +115,16 @@ def _refuse_taken(folder: Path, overwrite: bool) -> None:
 
 def _content(folder: Path) -> list[Path]:
     """What is in a folder, but for the lock that a look at it may have made."""
-    return [path for path in folder.iterdir() if path.name != ".lock"] if folder.is_dir() else []
+    return [path for path in folder.iterdir() if path.name not in (LOCK, OWNER)] if folder.is_dir() else []
 
 
 def _moved_aside(folder: Path) -> Path:
     """Its new name; nobody writes to it meanwhile."""
     with lock(folder):
         number = next(k for k in itertools.count(1) if not folder.with_name(f"{folder.name}.{k}").exists())
-        aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))  # not within: Windows moves no lock that is held
     print(f"moved     {folder} to {aside}", flush=True)
     return aside
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process: the kernel lets go of it when the process ends, however it ends.
-
-    flock needs no cleaning after a kill. On NFS Linux makes it a lock of the server, so it holds between
-    machines too, unless the mount says `nolock` or `local_lock`.
-
-    Raises:
-        Locked: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        for last in (False, False, True):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if last:
-                    raise Locked(f"{folder} is in use by {_name(file)}: wait for it, or take another folder") from None
-                time.sleep(0.05)  # it may be somebody who only looks: see `holder`
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
-
-
-def holder(folder: Path) -> str | None:
-    """Who is writing to `folder` now; None when nobody is."""
-    path = folder / ".lock"
-    if not path.is_file():
-        return None
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _name(file)
-        return None
-
-
-def _name(file: TextIO) -> str:
-    file.seek(0)
-    return file.read().strip() or "another process"
-
-
-def wait_for(folder: Path) -> None:
-    """Return when nobody writes to `folder`; nothing is written."""
-    if (folder / ".lock").is_file():
-        with (folder / ".lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
 
 
 @cache
@@ -196,13 +148,21 @@ def identity(config: Mapping[str, Any]) -> dict[str, str]:
     return {"config": digest.hexdigest()[:16], "code": code_hash()}
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file; None where there is none."""
+def summary_of(folder: Path) -> dict[str, Any]:
+    """summary.json; empty where there is none, and of status "damaged" where it cannot be read."""
+    return _tolerant(folder / "summary.json") or {}
+
+
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """job.json; None where there is none, and of status "damaged" where it cannot be read."""
+    return _tolerant(folder / "job.json")
+
+
+def _tolerant(path: Path) -> dict[str, Any] | None:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    return content
+        return read_json(path)
+    except Damaged as error:
+        return {"status": "damaged", "reason": str(error)}
 
 
 def state(folder: Path, own: Mapping[str, str], *, changed: str = "stop") -> str:
@@ -211,12 +171,11 @@ def state(folder: Path, own: Mapping[str, str], *, changed: str = "stop") -> str
     "changed": it is finished, or could go on, but by another configuration or code than `own`. `changed`
     says what that makes it: "rerun" new, "keep" what it is.
     """
-    record, summary = read_json(folder / "job.json"), read_json(folder / "summary.json") or {}
+    record, status = record_of(folder), summary_of(folder).get("status")
     if record is None:
         return "new"
-    status, resumable = summary.get("status"), has_checkpoint(folder)
-    goes_on = resumable and status in (None, "interrupted", "killed")
-    if status not in DONE and not goes_on:
+    goes_on = has_checkpoint(folder) and status in (None, "interrupted", "killed", "damaged")
+    if record.get("status") == "damaged" or (status not in DONE and not goes_on):
         return "failed"
     if changed != "keep" and any(record.get(key) != value for key, value in own.items()):
         return "new" if changed == "rerun" else "changed"
@@ -225,7 +184,7 @@ def state(folder: Path, own: Mapping[str, str], *, changed: str = "stop") -> str
 
 def differs(folder: Path, own: Mapping[str, str]) -> str:
     """What of `own` is not what `folder` was made by: "code", "config" or "config and code"."""
-    record = read_json(folder / "job.json") or {}
+    record = record_of(folder) or {}
     return " and ".join(key for key, value in own.items() if record.get(key) != value)
 
 
@@ -234,6 +193,7 @@ def begin(folder: Path, own: Mapping[str, str], *, fresh: bool) -> None:
     if fresh and (folder / "job.json").is_file():  # else they are not ours to take
         for path in [folder / name for name in OURS] + list(folder.glob("events.out.tfevents.*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    clear_unfinished(folder)
     (folder / "summary.json").unlink(missing_ok=True)  # whoever finds none knows that this job did not end
     who = {"pid": os.getpid(), "host": platform.node(), "started": time.time()}
     write_json(folder / "job.json", {**own, **who})
@@ -252,7 +212,7 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def read_overrides(folder: Path) -> dict[str, str]:
-    """key -> value of `.hydra/overrides.yaml`, a list of "key=value"."""
-    lines = (folder / ".hydra" / "overrides.yaml").read_text().splitlines()
+    """key -> value of `.hydra/overrides.yaml`, a list of "key=value"; what is no such line is passed over."""
+    lines = (folder / ".hydra" / "overrides.yaml").read_text(errors="replace").splitlines()
     pairs = (line.removeprefix("- ").strip("'\"").lstrip("+").split("=", 1) for line in lines if "=" in line)
     return {key: value for key, value in pairs if not key.startswith("hydra")}

@@ -106,6 +106,7 @@ def summary_of(spec: RunSpec, row: Mapping[str, float], snapshot: Snapshot, seco
         "batch_size": plan.dynamics.batch_size,
         "average": spec.settled.average,
         "corrected": plan.corrected,
+        "short_of_steps": plan.planned_steps if plan.short else None,
         "left_out": int((~plan.kept).sum()),
         "ill_determined": plan.ill_determined,
         "problem": spec.problem.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Any, Protocol, Self, TypeVar
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
+from lntrain.runs import events
 from lntrain.runs.dashboard import Dashboard
 from lntrain.runs.files import (
     read_checkpoint,
@@ -71,7 +73,7 @@ class Session:
         self.folder, self.every, self.seed = Path(folder), cfg.checkpoint_every, cfg.seed if seed is None else seed
         self.draws, self.jobs = cfg.figures is not False, jobs
         checkpoint = read_checkpoint(self.folder) if resume else {"state": None, "history": {}}
-        self.resumed, self.state = resume, checkpoint["state"]
+        self.resumed, self.state, self.events = resume, checkpoint["state"], checkpoint.get("events")
         self.remembered: dict[str, Any] = checkpoint["history"]
         self.config, self.memory = "", Memory()
         self._last: Reported | None = None
@@ -89,6 +91,8 @@ class Session:
 
     def begin(self, config: str, memory: Memory, **dashboard: Any) -> Self:
         """What checkpoints hold beside the state, and the dashboard's options; the clock starts."""
+        if self.events is not None:  # as of the checkpoint, like metrics.jsonl below
+            events.restore(self.folder, self.events)
         self.config, self.memory, self.dashboard = config, memory, Dashboard(self.folder, **dashboard)
         self._began = time.monotonic()
         self.write_metrics()  # as of the checkpoint: an interrupted run may have written past it
@@ -104,10 +108,11 @@ class Session:
                 write_json(self.folder / "summary.json", told)
             elif isinstance(error, DivergenceError) and self._last is not None:
                 self.save(self._last.state_dict())  # the last good state
-            elif error is not None:
+            elif error is not None and not isinstance(error, OSError):
                 self.write_metrics()
         finally:
-            self.dashboard.close()
+            with suppress(OSError) if isinstance(error, OSError) else nullcontext():  # one such line is enough
+                self.dashboard.close()
 
     def train(
         self,
@@ -176,7 +181,8 @@ class Session:
         self.dashboard.flush()  # a checkpoint counts on the events before it
         self.write_metrics()
         history = {**self.memory.state(), "seconds": self.seconds}
-        write_checkpoint(self.folder, {"config": self.config, "state": state, "history": history})
+        kept = {"config": self.config, "state": state, "history": history, "events": events.sizes(self.folder)}
+        write_checkpoint(self.folder, kept)
 
     def write_metrics(self) -> None:
         """metrics.jsonl, the rows that are remembered."""

@@ -14,6 +14,7 @@ from lntrain.experiments import train as job
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.schedules import Schedule
 from lntrain.runs import build, folders
+from lntrain.runs.files import append
 from lntrain.runs.session import Session
 from lntrain.runs.settled import AUTOMATIC
 from lntrain.sweeps.jobs import Text, settings, sparing, varied, write_config
@@ -105,7 +106,7 @@ class _Begin:
     def __call__(self, place: Place, plan_text: str) -> None:
         folders.begin(place.folder, folders.identity(varied(self.settings, place.values)), fresh=True)
         write_config(place.folder, self.text(place.values), place.overrides)
-        (place.folder / "output.txt").write_text(f"{plan_text}\n")
+        append(place.folder / "output.txt", f"{plan_text}\n".encode())
 
 
 def _run_together(
@@ -172,5 +173,4 @@ def _record(members: Sequence[Member], snapshot: Snapshot, schedule: Schedule | 
 
 def _finish(member: Member, snapshot: Snapshot, seconds: float) -> None:
     summary = job.finish(member.session, member.built, member.history, snapshot, seconds)
-    with (member.folder / "output.txt").open("a") as out:
-        out.write(f"\n{job.report(member.built, snapshot, summary)}\n")
+    append(member.folder / "output.txt", f"\n{job.report(member.built, snapshot, summary)}\n".encode())

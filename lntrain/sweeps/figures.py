@@ -22,7 +22,8 @@ class Panel:
     """One number over the axes: mean, half (the interval's half width) and expected, each (lines, points).
 
     expected is what theory says, under the name `expects`, or None; log: it falls by decades; centre: the
-    value that means "as predicted"; marks (lines, points): why there is no number; bounds: of the number.
+    value that means "as predicted"; marks (lines, points): why there is no number, or "short", of jobs with
+    too few steps; bounds: of the number.
     """
 
     title: str
@@ -77,12 +78,17 @@ def curves(axis: Axis, lines: Axis | None, panels: Sequence[Panel], *, title: st
             low = np.maximum(mean - half, mean / 10) if panel.log else mean - half
             low, high = np.clip((low, mean + half), *panel.bounds)
             ax.plot(axis.places, mean, color=colour, linewidth=1.8, marker="o", markersize=4, label=label)
+            short = np.array(["short" in mark for mark in panel.marks[i]]) & np.isfinite(mean)
+            hollow = {"color": colour, "markerfacecolor": "white", "zorder": 3, "linestyle": "", "markersize": 4}
+            ax.plot(axis.places[short], mean[short], marker="o", **hollow)
             ax.fill_between(axis.places, low, high, color=colour, alpha=0.18, linewidth=0)
             if panel.expected is not None:
                 style = {"color": ORANGE if lines is None else colour, "linestyle": "--", "linewidth": 1.3}
                 ax.plot(axis.places[known], panel.expected[i][known], **style)
         if panel.expected is not None:
             ax.plot([], [], color=ORANGE if lines is None else INK, linestyle="--", linewidth=1.3, label=panel.expects)
+        if any("short" in mark for line in panel.marks for mark in line):
+            ax.plot([], [], color=INK, markerfacecolor="white", marker="o", linestyle="", label="short of steps")
         if lines is None:
             _gone(ax, axis, panel)
         ax.set(
@@ -127,7 +133,7 @@ def maps(rows: Axis, columns: Axis, panels: Sequence[Panel], *, title: str = "")
                 ax.text(
                     j,
                     i,
-                    f"{value:.{2 if panel.log else 3}g}",
+                    f"{value:.{2 if panel.log else 3}g}" + ("\nshort" if "short" in panel.marks[i][j] else ""),
                     ha="center",
                     va="center",
                     fontsize=8,

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lntrain.runs import folders
+from lntrain.runs import folders, locks
 from lntrain.runs.files import write_atomically, write_json
 
 LONGEST = 120  # characters of a job's name, beyond which a hash stands for the rest
@@ -44,8 +44,7 @@ class Job:
 
     def status(self) -> str | None:
         """What the last try ended with; None while it runs, or when it was killed."""
-        summary = folders.read_json(self.folder / "summary.json")
-        return None if summary is None else summary.get("status")
+        return folders.summary_of(self.folder).get("status")
 
 
 def job_name(swept: Mapping[str, str]) -> str:
@@ -156,6 +155,7 @@ def sparing(cfg: DictConfig) -> DictConfig:
 def write_config(folder: Path, config: str, overrides: Sequence[str]) -> None:
     """`.hydra` of a run folder, as Hydra writes it."""
     lines = "".join(map(_line, overrides)) or "[]\n"
+    (folder / ".hydra").mkdir(exist_ok=True)
     write_atomically(folder / ".hydra" / "config.yaml", config.encode(), durable=False)
     write_atomically(folder / ".hydra" / "overrides.yaml", lines.encode(), durable=False)
 
@@ -164,7 +164,7 @@ def record_killed(job: Job) -> None:
     """A job whose process died twice, the second time alone."""
     reason = "its process was killed (by signal 9, perhaps for want of memory)"
     try:
-        with folders.lock(job.folder):
+        with locks.lock(job.folder):
             write_json(job.folder / "summary.json", {"status": "killed", "reason": reason})
-    except folders.Locked:
+    except locks.Locked:
         return

@@ -57,7 +57,7 @@ def headline(table: Table, metrics: Sequence[str]) -> list[str]:
     codes = {row.code for row in table.rows if row.code}
     if len(codes) > 1:
         lines.append(f"Take care: the jobs were made by {len(codes)} different versions of the code.")
-    return lines
+    return [*lines, *table.notes]
 
 
 def _pm(mean: tuple[float, float, int]) -> str:
@@ -68,9 +68,17 @@ def group_lines(table: Table, metrics: Sequence[str]) -> list[list[str]]:
     """Heads and a line for each setting."""
     lines = [[*table.drawn, "jobs done", *metrics]]
     for group in table.groups:
-        done = sum(row.status in folders.DONE for row in group.rows)
+        done, short = (
+            sum(map(of, group.rows)) for of in (lambda row: row.status in folders.DONE, lambda row: row.short)
+        )
         cells = [_pm(group.means[name]) if name in group.means else "" for name in metrics]
-        lines.append([*map(show, group.axes.values()), f"{done} of {len(group.rows)}", *cells])
+        lines.append(
+            [
+                *map(show, group.axes.values()),
+                f"{done} of {len(group.rows)}{f', {short} short of steps' if short else ''}",
+                *cells,
+            ]
+        )
     return lines
 
 
@@ -123,7 +131,11 @@ def as_html(title: str, table: Table, metrics: Sequence[str], drawn: Mapping[str
     body.append('<p class="note">± is half the width of the 95 % interval of the mean over seeds.</p>')
     every = [[*table.axes, "status", *metrics]]
     every += [
-        [*map(show, row.axes.values()), row.status, *(show(row.summary.get(m), 4) for m in metrics)]
+        [
+            *map(show, row.axes.values()),
+            f"{row.status}, short of steps" if row.short else row.status,
+            *(show(row.summary.get(m), 4) for m in metrics),
+        ]
         for row in table.rows
     ]
     body.append(f"<h2>Every job</h2><details><summary>{len(table.rows)} jobs</summary>{_html(every)}</details>")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 
 from lntrain.runs import folders
 from lntrain.runs.dashboard import Dashboard, write_hparams
-from lntrain.runs.files import write_atomically, write_figures
+from lntrain.runs.files import Damaged, read_arrays, read_json_lines, write_atomically, write_figures
 from lntrain.sweeps import figures as sweep_plots
 from lntrain.sweeps.figures import Axis, Panel
 from lntrain.sweeps.page import METRICS, as_html, as_markdown, headline
 from lntrain.sweeps.table import Group, Row, Table, as_csv, as_jsonl, collect, groups_as_csv, show
 
+PAGES = ("table.csv", "groups.csv", "jobs.jsonl", "table.md", "index.html")
 STORY = 3  # numbers drawn where the sweep is no plain training
 LINES = 6  # curves that one panel bears
 SETTINGS = ("steps", "seed", "replicas", "alpha", "alpha_ratio", "std", "lr", "points")  # numbers that are no results
@@ -75,12 +76,15 @@ def _corners(axes: Sequence[Axis]) -> list[dict[str, Any]]:
 
 
 class _Cell(NamedTuple):
-    """One metric at one place of the axes: what was found, half its interval, what theory says, why there is none."""
+    """One metric at one place of the axes: what was found, half its interval, what theory says, and marks.
+
+    A mark says why there is no number, or that it is of jobs that are short of steps.
+    """
 
     mean: float
     half: float
     theory: float
-    missing: str
+    marks: str
 
 
 def _panel(table: Table, metric: str, axes: Sequence[Axis], fixed: Mapping[str, Any] | None = None) -> Panel:
@@ -103,7 +107,7 @@ def _panel(table: Table, metric: str, axes: Sequence[Axis], fixed: Mapping[str, 
         expects,
         _spans_decades(mean) if log is None else log,
         centre,
-        [[cell.missing for cell in line] for line in cells],
+        [[cell.marks for cell in line] for line in cells],
         bounds,
     )
 
@@ -112,12 +116,13 @@ def _cell(table: Table, place: Mapping[str, Any], metric: str, expected: str | N
     groups = [group for group in table.groups if place.items() <= group.axes.items()]
     found = [group.means[metric] for group in groups if metric in group.means]
     theory = [group.means[expected][0] for group in groups if expected is not None and expected in group.means]
-    missing = dict.fromkeys(row.status for group in groups for row in group.rows if row.status not in folders.DONE)
+    rows = [row for group in groups for row in group.rows]
+    marks = dict.fromkeys("short" if row.short else row.status for row in rows if row.short or row.status != "done")
     return _Cell(
         float(np.mean([mean for mean, _, _ in found])) if found else math.nan,
         found[0][1] if len(found) == 1 else math.nan,
         float(np.mean(theory)) if theory else math.nan,
-        ", ".join(missing),
+        ", ".join(marks),
     )
 
 
@@ -126,36 +131,46 @@ def _spans_decades(values: Any) -> bool:
     return bool(len(known)) and float(known.min()) > 0 and float(known.max()) > 30 * float(known.min())
 
 
-def write_tensorboard(
-    folder: Path, title: str, table: Table, metrics: Sequence[str], drawn: Mapping[str, Figure]
-) -> None:
-    """A run for each setting, its bands over seeds and its HParams; and one with the figures and the table."""
+def write_settings(folder: Path, title: str, table: Table, metrics: Sequence[str]) -> list[str]:
+    """TensorBoard: a run for each setting, its bands over seeds and its HParams; a note for each damaged file."""
+    notes: list[str] = []
     for group in table.groups:
-        rows = seed_rows([row for row in group.rows if row.status in folders.DONE])
+        rows = seed_rows([row for row in group.rows if row.status in folders.DONE], notes)
         if not rows:
             continue
-        board = Dashboard(folder / group.name.replace("/", "."), replicas=True, settled=int(rows[-1]["step"]) // 100)
-        lines = {"one": 1.0, **_reference_lines(group)}
+        place = folder / group.name.replace("/", ".")
+        place.mkdir(parents=True)
+        board = Dashboard(place, replicas=True, settled=int(rows[-1]["step"]) // 100)
+        lines = {"one": 1.0, **_reference_lines(group, notes)}
         for row in rows:
             board.row(row, None, lines)
         values = {key: value if isinstance(value, (str, float)) else str(value) for key, value in group.axes.items()}
         results = {f"result/{name}": group.means[name][0] for name in metrics if name in group.means}
         write_hparams(board.writer, values or {"sweep": title}, results, int(rows[-1]["step"]))
         board.close()
-    board = Dashboard(folder / "sweep", layout={})
-    board.writer.add_text("table", as_markdown(title, table, metrics))
+    return notes
+
+
+def write_whole(folder: Path, text: str, drawn: Mapping[str, Figure]) -> None:
+    """TensorBoard: a run with the table and the figures."""
+    folder.mkdir(parents=True)
+    board = Dashboard(folder, layout={})
+    board.writer.add_text("table", text)
     for name, figure in drawn.items():
         board.writer.add_figure(name, figure)
     board.close()
 
 
-def seed_rows(rows: Sequence[Row]) -> list[dict[str, float]]:
+def seed_rows(rows: Sequence[Row], notes: list[str]) -> list[dict[str, float]]:
     """metrics.jsonl of jobs that differ in their seeds: the mean at each common step, and name_sd over them."""
     histories = []
     for job in rows:
-        path = job.folder / "metrics.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-        histories.append({line["step"]: line for line in lines if not isinstance(line.get("arm"), str)})
+        try:
+            lines = read_json_lines(job.folder / "metrics.jsonl")
+            histories.append({line["step"]: line for line in lines if not isinstance(line.get("arm"), str)})
+        except (Damaged, KeyError) as error:
+            told = f"{job.folder / 'metrics.jsonl'} is damaged (no {error})" if isinstance(error, KeyError) else error
+            notes.append(f"{told}; TensorBoard's curves are without it.")
     if not histories:
         return []
     merged = []
@@ -171,15 +186,16 @@ def seed_rows(rows: Sequence[Row]) -> list[dict[str, float]]:
     return merged
 
 
-def _reference_lines(group: Group) -> dict[str, float]:
+def _reference_lines(group: Group, notes: list[str]) -> dict[str, float]:
     """The Lasso's l1 norm and support size, from the first job that kept its solution."""
     for row in group.rows:
-        path = row.folder / "result.npz"
-        if path.is_file():
-            with np.load(path) as result:
-                if "reference_coef" in result.files and result["reference_coef"].ndim == 1:
-                    coef = result["reference_coef"]
-                    return {"l1": float(np.abs(coef).sum()), "support": float((coef != 0).sum())}
+        try:
+            coef = read_arrays(row.folder / "result.npz").get("reference_coef")
+        except Damaged as error:
+            notes.append(f"{error}; TensorBoard's lines of the Lasso are another job's.")
+            continue
+        if coef is not None and coef.ndim == 1:
+            return {"l1": float(np.abs(coef).sum()), "support": float((coef != 0).sum())}
     return {}
 
 
@@ -198,26 +214,25 @@ def report(folder: Path, wished: Sequence[str] = ()) -> Path:
     table = collect(folder)
     metrics, title, out = chosen_metrics(table, wished), f"Sweep {folder.resolve().name}", folder / "report"
     drawn = figures(table, metrics)
-    texts = {
-        "table.csv": as_csv(table),
-        "groups.csv": groups_as_csv(table),
-        "jobs.jsonl": as_jsonl(table),
-        "table.md": as_markdown(title, table, metrics),
-        "index.html": as_html(title, table, metrics, drawn, constant_overrides(table)),
-    }
-    _clear(out, {*texts, "tensorboard"})
-    for name, text in texts.items():
-        write_atomically(out / name, text.encode())
+    _clear(out)
+    out.mkdir()
+    notes = write_settings(out / "tensorboard", title, table, metrics)
+    table = replace(table, notes=[*table.notes, *notes])
+    text, html = as_markdown(title, table, metrics), as_html(title, table, metrics, drawn, constant_overrides(table))
+    pages = (as_csv(table), groups_as_csv(table), as_jsonl(table), text, html)
+    for name, page in zip(PAGES, pages, strict=True):
+        write_atomically(out / name, page.encode())
     write_figures(out, {name.replace("/", "."): figure for name, figure in drawn.items()})
-    write_tensorboard(out / "tensorboard", title, table, metrics, drawn)
+    write_whole(out / "tensorboard" / "sweep", text, drawn)
     print("\n".join(headline(table, metrics)) + f"\nwrote     {out / 'index.html'}")
     return out
 
 
-def _clear(out: Path, known: set[str]) -> None:
-    """An earlier report, of `known` names and pictures, makes way; what else lies there does not."""
+def _clear(out: Path) -> None:
+    """An earlier report makes way, known by its names and pictures; what else lies there does not."""
     held = list(out.iterdir()) if out.is_dir() else []
-    foreign = [path.name for path in held if path.name not in known and path.suffix != ".png"]
+    known = (*PAGES, "tensorboard")
+    foreign = [path.name for path in held if path.name not in known and path.suffix not in (".png", ".tmp")]
     if foreign:
         raise ValueError(f"{out} holds {foreign[0]}, which is of no report: move it away, for a report clears {out}")
     if held:
@@ -237,3 +252,6 @@ def main() -> None:
     except ValueError as error:
         print(f"lntrain-report: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"lntrain-report: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)

@@ -23,8 +23,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from lntrain.runs import folders, trust
-from lntrain.runs.files import write_json
+from lntrain.runs import folders, locks, trust
+from lntrain.runs.files import Damaged, clear_unfinished, read_json, write_atomically, write_json
 from lntrain.sweeps.batch import BATCHABLE, batchable, run_batch
 from lntrain.sweeps.jobs import (
     LONGEST,
@@ -89,9 +89,11 @@ class ResumableSweeper(Sweeper):
         self.folder = Path(self.cfg.hydra.sweep.dir)
         jobs = self._jobs()
         self._validate(jobs)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.cfg, self.folder / "multirun.yaml")
-        self._remember(jobs)
+        try:
+            with locks.lock(self.folder):
+                self._remember(jobs)
+        except OSError as error:
+            raise ValueError(f"{self.folder} cannot be written ({error.strerror}): give another sweep.name") from None
         print(f"sweep     {len(jobs)} jobs in {self.folder}", flush=True)
         todo = self._judge(jobs)
         before = signal.signal(signal.SIGTERM, _terminate)
@@ -133,8 +135,14 @@ class ResumableSweeper(Sweeper):
 
     def _remember(self, jobs: Sequence[Job]) -> None:
         """sweep.json: every job that belongs to the sweep, those of earlier commands in this folder too."""
-        earlier = folders.read_json(self.folder / "sweep.json") or {"jobs": {}}
-        write_json(self.folder / "sweep.json", {"jobs": {**earlier["jobs"], **{job.name: job.swept for job in jobs}}})
+        clear_unfinished(self.folder)
+        write_atomically(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.cfg).encode(), durable=False)
+        try:
+            earlier = (read_json(self.folder / "sweep.json") or {}).get("jobs", {})
+        except Damaged as error:
+            print(f"lntrain: {error}; it is made anew, of this command's jobs", file=sys.stderr)
+            earlier = {}
+        write_json(self.folder / "sweep.json", {"jobs": {**earlier, **{job.name: job.swept for job in jobs}}})
 
     def _judge(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs to run, in words; a finished job of another configuration or code stops the sweep."""
@@ -162,21 +170,23 @@ class ResumableSweeper(Sweeper):
 
     @staticmethod
     def _why(job: Job) -> str:
-        summary = folders.read_json(job.folder / "summary.json") or {}
+        summary, record = folders.summary_of(job.folder), folders.record_of(job.folder) or {}
+        if record.get("status") == "damaged":
+            return str(record["reason"])
         reason = summary.get("reason")
         return str(summary.get("status") or "it was cut off") + (f": {reason}" if reason else "")
 
     def _run(self, jobs: Sequence[Job]) -> None:
         """Launch; what another process holds is waited for, and looked at again."""
-        free = [job for job in jobs if folders.holder(job.folder) is None]
+        free = [job for job in jobs if locks.holder(job.folder) is None]
         self._launch(free)
         for job in jobs:
-            held = folders.holder(job.folder)
+            held = locks.holder(job.folder)
             if held is None and (job in free or job.status() in folders.DONE):
                 continue
             if held is not None:
                 print(f"waiting   {job.name}: {held} is at it", flush=True)
-                folders.wait_for(job.folder)
+                locks.wait_for(job.folder)
             if job.status() not in folders.DONE:
                 self._launch([job])
 
@@ -197,12 +207,13 @@ class ResumableSweeper(Sweeper):
 
     def _batch_of(self, base: DictConfig, jobs: Sequence[Job]) -> list[Job]:
         """One batch: lock what is free, run it; the jobs that did not finish."""
-        with ExitStack() as locks:
+        with ExitStack() as stack:
             held = []
             for job in jobs:
-                with suppress(folders.Locked):
-                    locks.enter_context(folders.lock(job.folder))
-                    held.append(job)
+                if locks.holder(job.folder) is None:
+                    with suppress(locks.Locked):  # since
+                        stack.enter_context(locks.lock(job.folder))
+                        held.append(job)
             run_batch(
                 base,
                 [

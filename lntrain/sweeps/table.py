@@ -14,16 +14,21 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from lntrain.runs import folders
+from lntrain.runs import folders, locks
+from lntrain.runs.files import Damaged, read_json
 
 TIMING = ("seconds", "steps_per_second")  # another number each time: kept out of the table, which can then be compared
+SHORT = "short_of_steps"  # of a summary: how many are needed, where there are too few
 LEVEL = 0.95  # of the intervals
 Value = float | str | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A job: its folder, what was swept, its status with a reason, its numbers, and the code that made it."""
+    """A job: its folder, what was swept, its status with a reason, its numbers, and the code that made it.
+
+    The reason of a job that is done is that its steps are too few for its Lasso.
+    """
 
     folder: Path
     axes: Mapping[str, Value]
@@ -31,6 +36,10 @@ class Row:
     reason: str
     summary: Mapping[str, Any]
     code: str | None
+
+    @property
+    def short(self) -> bool:
+        return self.status in folders.DONE and bool(self.reason)
 
 
 @dataclass(frozen=True)
@@ -48,12 +57,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """axes: short name -> its values in order, seeds among them; metrics: the numbers all rows may have."""
+    """axes: short name -> its values in order, seeds among them; metrics: the numbers all rows may have.
+
+    notes: what a reader has to know of the table as a whole.
+    """
 
     rows: Sequence[Row]
     axes: Mapping[str, Sequence[Value]]
     metrics: Sequence[str]
     groups: Sequence[Group] = field(default=())
+    notes: Sequence[str] = field(default=())
 
     @property
     def drawn(self) -> dict[str, Sequence[Value]]:
@@ -101,7 +114,8 @@ def collect(folder: Path) -> Table:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give the folder of a sweep, such as outputs/sweeps/NAME")
-    swept = _swept(folder)
+    notes: list[str] = []
+    swept = _swept(folder, notes)
     if not swept:
         raise ValueError(f"{folder} holds no jobs: give the folder of a sweep, such as outputs/sweeps/NAME")
     short = folders.short_keys(sorted({key for values in swept.values() for key in values}, key=_order(swept)))
@@ -111,12 +125,37 @@ def collect(folder: Path) -> Table:
     rows.sort(key=lambda row: [_sortable(value) for value in row.axes.values()])
     axes = {key: sorted({row.axes[key] for row in rows}, key=_sortable) for key in short.values()}
     metrics = list(dict.fromkeys(name for row in rows for name in row.summary))
-    return Table(rows, axes, metrics, _groups(rows, axes, metrics))
+    groups = _groups(rows, axes, metrics)
+    return Table(rows, axes, metrics, groups, [*notes, *_unlike(groups), *_short(rows)])
 
 
-def _swept(folder: Path) -> dict[str, dict[str, str]]:
+def _unlike(groups: Sequence[Group]) -> list[str]:
+    """A note where one mean is of jobs of different steps."""
+    found = {}
+    for group in groups:
+        steps = {row.summary["steps"] for row in group.rows if row.status in folders.DONE and "steps" in row.summary}
+        if len(steps) > 1:
+            found[group.name] = f"{min(steps):g} to {max(steps):g} in {group.name}"
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return [f"Take care: means are over jobs of different steps: {next(iter(found.values()))}{more}."] if found else []
+
+
+def _short(rows: Sequence[Row]) -> list[str]:
+    short = sum(row.short for row in rows)
+    told = "theory speaks of longer ones (the column `reason` of table.csv says how long)"
+    return [f"Take care: {short} of {len(rows)} jobs are short of steps, {told}."] if short else []
+
+
+def _swept(folder: Path, notes: list[str]) -> dict[str, dict[str, str]]:
     """job -> key -> value of what was swept: from sweep.json, or what differs between another sweeper's jobs."""
-    jobs: dict[str, dict[str, str]] = (folders.read_json(folder / "sweep.json") or {}).get("jobs", {})
+    jobs: dict[str, dict[str, str]] = {}
+    try:
+        jobs = (read_json(folder / "sweep.json") or {}).get("jobs", {})
+        if not all(isinstance(values, dict) for values in jobs.values()):
+            raise Damaged(f"{folder / 'sweep.json'} is damaged (no table of jobs): remove it")
+    except (Damaged, AttributeError) as error:
+        jobs, what = {}, str(error) if isinstance(error, Damaged) else f"{folder / 'sweep.json'} is damaged"
+        notes.append(f"{what}; what was swept is told from the jobs' own overrides.")
     others = {
         path.parent.parent.name: folders.read_overrides(path.parent.parent)
         for path in sorted(folder.glob("*/.hydra/overrides.yaml"))
@@ -140,19 +179,23 @@ def _sortable(value: Value) -> tuple[int, float, str]:
 
 
 def _row(folder: Path, axes: dict[str, Value]) -> Row:
-    summary, record = folders.read_json(folder / "summary.json"), folders.read_json(folder / "job.json")
+    summary, record = folders.summary_of(folder), folders.record_of(folder)
     code = None if record is None else record.get("code")
     numbers = {
         name: value
-        for name, value in (summary or {}).items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and name not in axes
+        for name, value in summary.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and name not in (*axes, SHORT)
     }
-    if (busy := folders.holder(folder)) is not None:
+    if (busy := locks.holder(folder)) is not None:
         return Row(folder, axes, "running", busy, {}, code)
-    if summary is None:
+    if record is not None and record.get("status") == "damaged":
+        return Row(folder, axes, "damaged", str(record["reason"]), {}, None)
+    if not summary:
         begun = record is not None
         return Row(folder, axes, "cut off" if begun else "waiting", "its process is gone" if begun else "", {}, code)
-    return Row(folder, axes, str(summary.get("status")), str(summary.get("reason") or ""), numbers, code)
+    needed = summary.get(SHORT)
+    short = f"short of steps: about {needed} are needed" if needed else ""
+    return Row(folder, axes, str(summary.get("status")), str(summary.get("reason") or short), numbers, code)
 
 
 def _groups(rows: Sequence[Row], axes: Iterable[str], metrics: Sequence[str]) -> list[Group]:

@@ -58,6 +58,11 @@ class Plan:
     ill_determined: float | None = None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def short(self) -> bool:
+        """Whether the steps are too few for the distance that is wished."""
+        return self.steps < 0.8 * self.planned_steps
+
 
 @renamed
 def make_plan(
@@ -277,7 +282,7 @@ def _plan_without_noise(problem: Problem, dynamics: Dynamics, lr: float | None, 
 def _notes(plan: Plan, target: Target, limits: Limits) -> list[str]:
     notes, expected = [], plan.expected
     assert expected is not None
-    if plan.steps < 0.8 * plan.planned_steps:
+    if plan.short:
         notes.append(
             f"steps={plan.steps} is short: about {plan.planned_steps} are needed for an expected distance of "
             f"{limits.target_distance:g} (steps=auto plans them)"

@@ -13,7 +13,7 @@ from lntrain.runs.files import read_checkpoint, to_json, write_arrays, write_ato
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
-    path = tmp_path / "new" / "file"
+    path = tmp_path / "file"
     write_atomically(path, b"first")
     write_atomically(path, b"second", durable=False)
     assert path.read_bytes() == b"second"

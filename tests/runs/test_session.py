@@ -49,6 +49,7 @@ def _compose(name, *overrides):
 
 
 def _run(cfg, folder, **options):
+    folder.mkdir(exist_ok=True)
     return cli.task_of(cfg)(cfg, folder, **options)
 
 
@@ -180,4 +181,4 @@ def test_no_memory_writes_no_metrics(tmp_path):
     with session.Session(_compose("train"), tmp_path).begin("text", Memory(), layout={}) as own:
         own.train(lambda state: map(_At, (1, 2)), 2)
     assert not (tmp_path / "metrics.jsonl").exists()
-    assert set(read_checkpoint(tmp_path)) == {"config", "state", "history"}
+    assert set(read_checkpoint(tmp_path)) == {"config", "state", "history", "events"}

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lntrain.runs import folders
+from lntrain.runs import locks
 from lntrain.runs.files import write_json
 from lntrain.sweeps import report as sweep_report
 from lntrain.sweeps import table
@@ -25,6 +25,7 @@ from lntrain.sweeps.page import METRICS
 def _job(folder, swept, status="done", seconds=1.0, code="c", **numbers):
     """A job's folder as a run leaves it; status None: killed."""
     path = folder / job_name(swept)
+    path.mkdir(parents=True, exist_ok=True)
     write_json(path / "job.json", {"config": "k", "code": code})
     summary = {"status": status, "seconds": seconds, "seed": int(swept.get("seed", 0)), **numbers}
     if status is not None:
@@ -113,7 +114,7 @@ def _half_failed(folder):
 
 
 def test_every_state_of_a_job_is_told(tmp_path):
-    with folders.lock(_half_failed(tmp_path) / "lr=4"):
+    with locks.lock(_half_failed(tmp_path) / "lr=4"):
         found = table.collect(tmp_path)
     assert [row.status for row in found.rows] == ["done", "diverged", "cut off", "running", "waiting"]
     assert "process" in found.rows[3].reason
@@ -200,6 +201,7 @@ def test_jobs_of_several_codes_are_said_to_be(tmp_path):
 
 def test_a_sweep_of_another_sweeper_is_read_from_its_overrides(tmp_path):
     for k, lr in enumerate((0.1, 0.2)):
+        (tmp_path / str(k)).mkdir()
         write_json(tmp_path / str(k) / "summary.json", {"status": "done", "distance_mean": lr})
         (tmp_path / str(k) / ".hydra").mkdir()
         (tmp_path / str(k) / ".hydra" / "overrides.yaml").write_text(f"- optimizer.lr={lr}\n- steps=100\n")

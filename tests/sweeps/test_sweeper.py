@@ -14,7 +14,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from lntrain import cli
-from lntrain.runs import folders
+from lntrain.runs import folders, locks
 from lntrain.sweeps import jobs as sweep_jobs
 from lntrain.sweeps import sweeper as sweep
 from lntrain.sweeps import table
@@ -186,23 +186,23 @@ def test_a_mistake_in_an_axis_shows_before_anything_runs(lntrain, tmp_path):
 
 def test_a_held_folder_is_refused_and_a_dead_holder_is_none(tmp_path):
     code = f"""
-from lntrain.runs import folders; import pathlib, time
-with folders.lock(pathlib.Path({str(tmp_path)!r})):
+from lntrain.runs import locks; import pathlib, time
+with locks.lock(pathlib.Path({str(tmp_path)!r})):
     print('held', flush=True); time.sleep(600)"""
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        assert f"process {other.pid} on " in folders.holder(tmp_path)
-        with pytest.raises(folders.Locked, match=f"process {other.pid}"), folders.lock(tmp_path):
+        assert f"process {other.pid} on " in locks.holder(tmp_path)
+        with pytest.raises(locks.Locked, match=f"process {other.pid}"), locks.lock(tmp_path):
             pass
         other.send_signal(signal.SIGKILL)
         other.wait()
-    assert folders.holder(tmp_path) is None
-    with folders.lock(tmp_path):
+    assert locks.holder(tmp_path) is None
+    with locks.lock(tmp_path):
         pass
 
 
 def test_a_run_into_a_held_folder_is_a_mistake(tmp_path, monkeypatch, capfd):
-    with folders.lock(tmp_path / "here"):
+    with locks.lock(tmp_path / "here"):
         monkeypatch.setattr(sys, "argv", ["lntrain", *SMALL, "steps=20", f"run_dir={tmp_path / 'here'}"])
         GlobalHydra.instance().clear()
         with pytest.raises(SystemExit) as stop:
@@ -296,7 +296,7 @@ def _running(folder):
     """pid of each job that is under way and has a checkpoint."""
     found = {}
     for path in folder.glob("*/job.json"):
-        if (path.parent / "checkpoint.pt").is_file() and folders.holder(path.parent) is not None:
+        if (path.parent / "checkpoint.pt").is_file() and locks.holder(path.parent) is not None:
             found[path.parent.name] = json.loads(path.read_text())["pid"]
     return found
 
