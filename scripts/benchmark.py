@@ -39,7 +39,7 @@ from lntrain import DiagonalLinear, GaussianNoise, LabelNoiseSGD, Problem, spars
 from lntrain.cli import _register
 from lntrain.experiments import train as job
 
-Rival = Callable[[int], None]  # makes so many steps
+Rival = Callable[[int], None]  # an implementation: runs the given number of steps
 LR, STD = 1e-4, 0.1
 JAX = {"jax": False, "jax, drawn ahead": True}  # rival -> ahead
 SIZES = ((40, 100), (100, 1000), (500, 5000))
@@ -81,7 +81,7 @@ def by_numpy(problem: Problem, batch: int | None) -> Rival:
 
 
 def by_jax(problem: Problem, batch: int | None, *, ahead: bool) -> Rival | None:
-    """lax.scan under jit; None where jax is absent. ahead: 1000 steps' draws at once, not each in its step."""
+    """lax.scan under jit; None where jax is absent. ahead: draw for 1000 steps at once, not within each step."""
     try:
         jax: Any = importlib.import_module("jax")
     except ImportError:
@@ -133,7 +133,7 @@ def timed(work: Callable[..., Any], *args: Any) -> float:
 
 
 def fitting(rival: Rival, seconds: float, *, unit: int = 1) -> int:
-    """A number of steps that takes about so long, and much longer than it takes to begin."""
+    """A number of steps that takes about `seconds`, and much longer than the start-up."""
     rival(unit)  # compiled, or warm
     steps, begin = unit, timed(rival, unit)
     while (spent := timed(rival, steps)) < max(seconds / 4, 4 * begin):
@@ -197,7 +197,7 @@ def _read(a):  # type: ignore[no-untyped-def]
 
 
 def read_bandwidth(array: NDArray[np.float32], threads: int, repeats: int) -> float:
-    """Bytes a second that so many threads sum."""
+    """Bytes per second that `threads` threads read and sum."""
     parts = np.array_split(array.reshape(-1), threads)
     _read(parts[0][:1])
     with ThreadPoolExecutor(threads) as pool:
@@ -205,13 +205,13 @@ def read_bandwidth(array: NDArray[np.float32], threads: int, repeats: int) -> fl
 
 
 def memory(field: str) -> int:
-    """Bytes resident now ("VmRSS") or at most since the mark was last wiped ("VmHWM"); Linux."""
+    """Resident bytes now ("VmRSS") or at the peak since its last reset ("VmHWM"); Linux."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def sparse(options: argparse.Namespace) -> dict[str, Any]:
-    """One row a step of a CSR matrix, 100 numbers a row, against the same matrix dense."""
+    """Steps on one row of a CSR matrix, 100 numbers per row, against the same matrix dense."""
     n, d = LARGE[0], LARGE[1] // 5
     rng = np.random.default_rng(0)
     X = scipy.sparse.random_array((n, d), density=100 / d, format="lil", dtype=np.float32, rng=rng)
@@ -229,7 +229,7 @@ def sparse(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def metrics(repeats: int, steps: int = 10_000_000) -> dict[str, float]:
-    """What metrics, TensorBoard and checkpoints add to the bare engine; start-up and final figures apart."""
+    """What metrics, TensorBoard and checkpoints add to the bare engine; start-up and final figures excluded."""
     problem, wishes = sparse_regression(40, 100, 5, seed=0), ["optimizer.lr=0.01", "noise.std=20", f"steps={steps}"]
     _register()
     with initialize_config_module("lntrain.conf", version_base="1.3"):
@@ -251,7 +251,7 @@ def large() -> None:
     warm = Problem(torch.full((8, 1_000_000), 1e-3), torch.ones(8))  # large enough to be split over threads
     ours(warm, None, "fused")(16)  # compiled before memory is measured
     del warm
-    Path("/proc/self/clear_refs").write_text("5")  # wipes the high-water mark, which holds the compiler's
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which includes the compiler's memory
     base = memory("VmRSS")
     X = np.empty((n, d), np.float32)
     np.random.default_rng(0).standard_normal(out=X, dtype=np.float32)

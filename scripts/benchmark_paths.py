@@ -1,4 +1,4 @@
-"""What each path of the engine gains over the next leaner choice: steps a second, both in turn, median of several.
+"""The speed-up of each engine path over the next best one: steps per second, both in turn, median of several repeats.
 
     python scripts/benchmark_paths.py [--repeats 5] [--seconds 0.2]
 

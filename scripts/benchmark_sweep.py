@@ -1,9 +1,10 @@
-"""What a sweep of 60 jobs costs: one core, two by joblib, and as replicas of one job.
+"""What a sweep of 60 jobs costs: on one core, on two by joblib, and batched as replicas of one job.
 
-`python scripts/benchmark_sweep.py [--steps N ...] [--repeats N] [override ...]`. Each repeat makes the sweep of 5 step
-sizes, 4 noise levels and 3 seeds anew in each way, one after the other; a figure is the median over repeats. `whole`
-runs from the command's first line to its last, with joblib's workers' start and the batch's plans; `span` from the
-first job's begin to the last one's end. Writes outputs/benchmark/sweep.json.
+`python scripts/benchmark_sweep.py [--steps N ...] [--repeats N] [override ...]`. Each repeat runs the sweep of 5 step
+sizes, 4 noise levels and 3 seeds in each of the three ways, one after the other; a figure is the median over repeats.
+`whole` is the time from the command's first line of output to its last, with the start of joblib's workers and the
+planning of the batch; `span` is the time from the first job's start to the last one's end.
+Writes outputs/benchmark/sweep.json.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def apart(one: dict[str, float], other: dict[str, float]) -> float:
 
 
 def compare(steps: int, repeats: int, overrides: list[str]) -> dict[str, Any]:
-    """The three ways, jobs of so many steps."""
+    """Compare the three ways, with jobs of `steps` steps."""
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in LAUNCHERS}
     for _ in range(repeats):
         for name, launcher in LAUNCHERS.items():

@@ -1,4 +1,4 @@
-"""A stranger's tables, by the command and its defaults: `python scripts/tables.py [--own] [--only NAME ...]`.
+"""Tables that nobody tuned to, by the command with its defaults: `python scripts/tables.py [--own] [--only NAME ...]`.
 
 Each table is written as a CSV and trained by `lntrain problem=file problem.path=... problem.target=... run_dir=...`, as
 a user would. Prints a Markdown table, a line as each run ends, and judges it; the exit code is 0 if all pass. Seconds
@@ -77,7 +77,7 @@ def judge(summary: Mapping[str, Any], *, exit_code: int | None, seconds: float) 
 
 
 def number(summary: Mapping[str, Any], what: str) -> float:
-    """The first of its names that is there; NaN where none is."""
+    """The value under the first of its keys that is present; NaN if none is."""
     values = [summary[name] for name in NAMES[what] if summary.get(name) is not None]
     return float(values[0]) if values else float("nan")
 
@@ -88,10 +88,10 @@ def told(value: float) -> str:
 
 
 def run(name: str, table: Table, folder: Path, overrides: list[str], limit: float) -> dict[str, Any]:
-    """The table written to `folder` and trained there: what the command did, told and wrote, and the verdict."""
+    """Write the table to `folder` and train there; returns what the command printed and wrote, and the verdict."""
     folder.mkdir(parents=True, exist_ok=True)
     table.write(folder / f"{name}.csv")
-    shutil.rmtree(folder / "run", ignore_errors=True)  # our own, of an earlier call
+    shutil.rmtree(folder / "run", ignore_errors=True)  # left by an earlier call of this script
     settings = ["problem=file", f"problem.path={name}.csv", f"problem.target={table.target}", "run_dir=run"]
     begun = time.monotonic()
     code, out, err = call([command(), *settings, *table.overrides, *overrides], folder, limit)

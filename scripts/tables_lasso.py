@@ -2,7 +2,7 @@
 
     python scripts/tables_lasso.py --count 5000 --seed 0
 
-Beside it, on every tenth, celer, skglm and scikit-learn on columns scaled to one penalty, asked for the same gap.
+On every tenth also celer, skglm and scikit-learn, on columns scaled to one penalty and asked for the same gap.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from lntrain.lasso.solve import GAP, duality_gap, lasso_objective, weighted_lass
 Array = NDArray[np.float64]
 Solver = Callable[[Array, Array, float, float], Array]  # (scaled X, y, alpha, objective there) -> coef
 EPOCHS = 1_000_000  # of coordinate descent from zero, where `weighted_lasso` raises
-EACH = 10  # of so many problems the others solve one: they take a hundred times as long
-MOST = 1000  # epochs on each of the others' working sets, ten times as many of scikit-learn's: longer is a miss
+EACH = 10  # the others solve only one problem in so many: they take a hundred times as long
+MOST = 1000  # most epochs on each working set of the others, ten times as many of scikit-learn; longer counts as missed
 
 
 def gaussian(rng: np.random.Generator, n: int, d: int) -> Array:

@@ -20,7 +20,7 @@ from lntrain.claims.table import ROWS
 from lntrain.claims.verdict import Result, judge_all
 from lntrain.runs.files import write_atomically
 
-FIRST = ("gamma-law", "steps-needed", "open-band", "support", "mean")  # the longest, so that none is left at the end
+FIRST = ("gamma-law", "steps-needed", "open-band", "support", "mean")  # the longest, so that none runs alone at the end
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 if every row holds (with --mutations: turns red), else 1."""
+    """The exit code: 0 if every row holds (with --mutations: fails), else 1."""
     options = parse(arguments)
     if options.list:
         print("\n".join(f"{name:<20} {row.source:<17} {row.claim}" for name, row in ROWS.items()))
@@ -118,7 +118,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def print_result(result: Result) -> None:
-    """A line a row, and one for each of its checks that does not hold."""
+    """Print a line for the row, and one for each of its checks that does not hold."""
     spent = f"{result.seconds:6.1f} s  {result.cpu_seconds:6.1f} s of CPU"
     print(f"{result.verdict:<10}{result.name:<22}{spent}  {result.error}", flush=True)
     for judged in result.checks:
@@ -129,7 +129,7 @@ def print_result(result: Result) -> None:
 
 
 def mutations_table(results: Sequence[Result], folder: Path) -> int:
-    """Print and write which rows turned red; 1 if one did not."""
+    """Print and write which rows failed, as they should; 1 if one did not."""
     lines = ["| row | formula, times 1.2 | verdict | turned red |", "|---|---|---|---|"]
     for result in results:
         red = "yes" if result.verdict != "holds" else "NO"

@@ -29,14 +29,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class At:
-    """How a row is run: the reader's seed, the row's name, and whether it may take its time."""
+    """How a row is run: the user's seed, the row's name, and whether it runs in full mode."""
 
     row: str
     seed: int = 0
     full: bool = False
 
     def seeds(self, count: int, what: str = "noise") -> list[int]:
-        """`count` independent seeds, a function of the reader's seed, the row and what they are for."""
+        """`count` independent seeds, a function of the user's seed, the row and what they are for."""
         entropy = [self.seed, zlib.crc32(self.row.encode()), zlib.crc32(what.encode())]
         return [int(s) for s in np.random.SeedSequence(entropy).generate_state(count, np.uint32)]
 
@@ -72,7 +72,7 @@ class Case:
 
     @property
     def remainder(self) -> Array:
-        """The size of what the first order leaves out, (d,): the square of its terms, taken without cancellation."""
+        """The size of the terms beyond first order in lr, (d,): the square of the first-order terms, taken positive."""
         X, on = self.problem.X, self.lasso.support
         S = X.T @ X[:, on] / self.problem.n
         curvature = S.square() @ self.lasso.coef[on].abs() / penalties.mean_squares(X)
@@ -111,7 +111,7 @@ def no_near_tie(at: At, make: Callable[[int], Problem], ratio: float, *, positiv
 
 
 def run(case: Case, seeds: list[int], steps: int, snapshots: Iterable[int] = (), **options: Any) -> Iterator[Snapshot]:
-    """Train a replica a seed; yields the scheduled snapshots, the last one at `steps`."""
+    """Train one replica per seed; yields the scheduled snapshots, the last one at `steps`."""
     dynamics = case.dynamics
     kind = GaussianNoise if dynamics.noise_kurtosis == 3 else RademacherNoise
     noise: Any = kind(case.std, options.pop("schedule", None))
@@ -146,7 +146,7 @@ def run(case: Case, seeds: list[int], steps: int, snapshots: Iterable[int] = (),
 
 
 def gradients(problem: Problem, mean: Tensor, noise: Tensor | None = None) -> Array:
-    """g(mean beta) (R, d); with the mean realised noise (R, n), for the labels that had it."""
+    """g(mean beta) (R, d); with `noise`, the mean realised noise (R, n), for the labels plus this noise."""
     labels = problem.y if noise is None else problem.y + noise
     return ((mean @ problem.X.T - labels) @ problem.X / problem.n).numpy()
 
@@ -212,7 +212,7 @@ def stationary(case: Case, seeds: list[int], steps: int, records: int, start: in
 
 
 def falls(given: Case, seeds: list[int], steps: int, parts: int = 2) -> Array:
-    """(R, m, d) how much log w^2 moves a step over the run's last (parts - 1) / parts."""
+    """(R, m, d) how much log w^2 moves per step over the run's last (parts - 1) / parts."""
     first, last = run(given, seeds, steps, [steps // parts])
     assert first.log_weights is not None
     assert last.log_weights is not None

@@ -1,4 +1,4 @@
-"""Break a formula by a factor 1.2 and see its row turn red: for tests of the table itself."""
+"""Break a formula by a factor 1.2 and see its row fail: for tests of the table itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scaled(value: Any) -> Any:
 
 @contextlib.contextmanager
 def broken(formula: str | None) -> Iterator[None]:
-    """Within it the formula "module:name" gives 1.2 times its value; "module:name[key]" is a number in a dict."""
+    """A context in which "module:name" gives 1.2 times its value; "module:name[key]" is a number in a dict."""
     if formula is None:
         yield
         return

@@ -32,7 +32,7 @@ RATES = {"raw": -0.5, "compensated": -1.0, "finite step": 1.0, "antithetic": 1.0
 
 
 def rates_case(at: At, init: float, lr: float) -> tuple[Case, float]:
-    """A small problem without near ties, and 2 a lr lambda_0: q^2 a step, 2 / q being the raw KKT error."""
+    """A small problem without near ties, and q^2 / K = 2 a lr lambda_0: after K steps the raw KKT error is 2 / q."""
     given = case(data(at, 0.4, 20, 40, 3), replace(PLAIN, init=init), lr, 0.4)
     return given, 2 * given.rate * float((given.lasso.penalty / penalties.mean_squares(given.problem.X)).mean())
 
@@ -40,7 +40,7 @@ def rates_case(at: At, init: float, lr: float) -> tuple[Case, float]:
 def raw_rate(at: At) -> Outcome:
     """KKT error of the mean against the Lasso: T^-1/2, by the means over disjoint stretches of T steps of one run.
 
-    The largest |g_j + lambda_j sign_j| / lambda_j of the support, lambda with its finite-step bias.
+    The error is the largest |g_j + lambda_j sign_j| / lambda_j on the support, lambda with its finite-step bias.
     """
     given, unit = rates_case(at, 0.5, at.pick(0.01, 0.005))
     stretch, groups = int(80 / unit), at.pick(16, 32)
@@ -64,7 +64,7 @@ def raw_rate(at: At) -> Outcome:
 
 def compensated_rate(at: At) -> Outcome:
     """KKT error against the Lasso for y + mean realised noise: T^-1, from the start on."""
-    # lr so small that the luck of the noise's power, sqrt(2 / K) of lambda, stays below the way from the init
+    # lr so small that fluctuations of the noise power, sqrt(2 / K) of lambda, stay below the term of the init
     given, unit = rates_case(at, 0.001, at.pick(0.00025, 0.0001))
     steps = (np.geomspace(40, 1000, 12) / unit).astype(int)
     lasso, errors = given.effective(), []
@@ -134,7 +134,7 @@ def finite_step_order(at: At) -> Outcome:
         formula.append(float(given.bias[on].mean()))
         rest.append(float(given.remainder[on].mean()))
     excess = np.array(seen)
-    bend = (rest[0] / formula[0] - rest[-1] / formula[-1]) / math.log(rates[0] / rates[-1])  # of the second order
+    bend = (rest[0] / formula[0] - rest[-1] / formula[-1]) / math.log(rates[0] / rates[-1])  # second order in lr
     picture = Picture(
         [Curve("measured", rates, excess), Curve("formula", rates, formula, "--")],
         "lr",
@@ -171,7 +171,7 @@ def antithetic_order(at: At) -> Outcome:
         far.append(distances(2 * last.mean_coef - half.mean_coef, given.lasso.coef))
         on = given.lasso.support.numpy()
         rest.append(float((given.remainder / given.bias)[on].mean()))
-    bend = (rest[0] - rest[-1]) / math.log(rates[0] / rates[-1])  # of the second order
+    bend = (rest[0] - rest[-1]) / math.log(rates[0] / rates[-1])  # change of the slope by the second order in lr
     picture = Picture(
         [Curve("mean over the second half", rates, np.array(far))], "lr", "relative distance to the Lasso", True, True
     )

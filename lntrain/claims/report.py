@@ -28,7 +28,7 @@ def measured(judged: Judged) -> str:
 
 
 def markdown(results: Sequence[Result], heading: str) -> str:
-    """A line a check, the row's name, source, setting, verdict and seconds on its first."""
+    """One line per check, the row's name, source, setting, verdict and seconds on its first line."""
     rule = RULE.format(level=FAMILY_LEVEL, sure=1 - FAMILY_LEVEL)
     lines = [
         f"# {heading}",

@@ -31,13 +31,13 @@ SCALES = (0.5, 2.0)  # of the columns: a wrong weighting of the penalty would sh
 
 
 def data(at: At, parametrisation: str = "difference") -> Problem:
-    """40 rows, 60 columns of sizes 0.5 to 2, 4 ones; of random signs where the model has signs."""
+    """40 rows, 60 columns of sizes 0.5 to 2, 4 true coefficients +/- 1, all + for beta = w^2."""
     signs = "positive" if parametrisation == "square" else "random"
     return sparse_regression(40, 60, 4, signs=signs, column_scales=SCALES, seed=at.data)
 
 
 def case(problem: Problem, dynamics: Dynamics, lr: float, ratio: float = RATIO) -> Case:
-    """The std that iid noise on the whole batch needs for alpha = ratio * alpha_max, and what is predicted of it."""
+    """The case with the std that gives alpha = ratio * alpha_max under iid noise, and its predicted Lasso."""
     alpha = ratio * penalties.alpha_max(problem.X, problem.y)
     size = dynamics.batch_size or problem.n
     return predict(problem, dynamics, lr=lr, std=float(np.sqrt(2 * alpha * size / dynamics.rate(lr))))
@@ -51,7 +51,7 @@ def ratio_check(at: At, name: str, given: Case, steps: int) -> Check:
 
 
 def table(at: At, settings: dict[str, tuple[Dynamics, float]]) -> Outcome:
-    """A check a setting: (dynamics, lr)."""
+    """One check per setting (dynamics, lr)."""
     steps = at.pick(200_000, 2_000_000)
     return Outcome(
         [
@@ -77,10 +77,10 @@ def samplings(at: At) -> Outcome:
 def extrapolated(
     at: At, name: str, given: Case, problem: Problem, steps: int, *, paired: bool = False
 ) -> tuple[Array, float]:
-    """(R,) lambda seen / the iid prediction, extrapolated from lr and lr / 2 to lr 0; and what that may leave.
+    """(R,) lambda seen / the iid prediction, extrapolated from lr and lr / 2 to lr 0; and the error left.
 
-    With momentum the finite-step bias has no formula. Half the first order is what the two differ by; the
-    square of the first order is allowed.
+    With momentum the finite-step bias has no formula. The two runs differ by half its first order; the square
+    of the first order is allowed as error.
     """
     found = []
     for part in (1, 2):
@@ -194,7 +194,7 @@ def weighted(at: At) -> Outcome:
 
 
 def antithetic_factor(mu: float, nesterov: bool) -> float:
-    """What momentum makes of an antithetic pair's lambda, over that of iid noise at the same lr / (1 - mu)."""
+    """lambda of antithetic pairs with momentum mu, over that of iid noise at the same lr / (1 - mu)."""
     paired, iid = (
         penalties.effective_penalty(torch.ones(2, 1), lr=1.0, std=1.0, momentum=mu, nesterov=nesterov, antithetic=each)
         for each in (True, False)
@@ -217,8 +217,8 @@ def shuffle_term(problem: Problem, beta: Tensor, residual: Tensor, b: int) -> Te
     """What epoch reshuffling adds to V_j beyond sampling without replacement, (d,).
 
     2 sign_j sum_l |beta_l| C_jl, C the covariance over batches of the Hessian's entry jl with the gradient's l:
-    ((n-b)/(n-1)/b) (mean_i x_ij x_il^2 r_i - S_jl g_l). A batch's gradient has moved beta before the rest of its
-    epoch comes, whose Hessian it is correlated with. Derived for this table: theory.md has "about 2/3 of f".
+    ((n-b)/(n-1)/b) (mean_i x_ij x_il^2 r_i - S_jl g_l). A batch's gradient moves beta before the rest of its
+    epoch is read, and it is correlated with the rest's Hessian. Derived for this table: theory.md has "about 2/3 of f".
     """
     X, n = problem.X, problem.n
     g, S = X.T @ residual / n, X.T @ X / n
@@ -246,7 +246,7 @@ def sampling_noise(at: At) -> Outcome:
         seen = (lambda_seen(given, shots[-1]) - (given.lasso.penalty + second)[on].numpy()) / one[on].numpy()
         f, allowance = float((wanted / one)[on].mean()), float((second / one)[on].mean())
         if name == "shuffle":
-            allowance *= problem.n / b  # beta moves over an epoch as over so many steps
+            allowance *= problem.n / b  # beta moves over an epoch, which is n / b steps
             note = f"shuffle: f seen {seen.mean():.3f}; 2/3 (n-b)/(n-1) would be {2 / 3 * 36 / 39:.3f}, here {f:.3f}"
         checks.append(Check(f"f, {name}", f, seen.mean(1), allowance=allowance, precision=0.19 * f))
     return Outcome(checks, note=note)

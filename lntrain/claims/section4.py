@@ -121,7 +121,7 @@ def fluctuation(at: At) -> Outcome:
 
 
 def _pursuit_problem(at: At) -> tuple[Problem, torch.Tensor]:
-    """A problem whose l1 norms weighted by c_j and by 1 have minima far apart, the first clear of near ties."""
+    """The first problem without near ties whose l1 norms weighted by c_j and by 1 have minima far apart."""
     for seed in at.seeds(2000, "data"):
         X = sparse_regression(20, 40, 0, column_scales=(0.5, 2.0), seed=seed).X
         c = penalties.mean_squares(X)

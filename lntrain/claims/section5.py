@@ -39,7 +39,7 @@ def _autoregressive(seed: int) -> Problem:
 
 
 def relaxation(given: Case) -> float:
-    """Steps in which the slowest fluctuation on the support falls by e: 1 / (2 a lr min eig(D S D)), D = sqrt|beta|."""
+    """Steps for the slowest fluctuation on the support to fall e-fold: 1 / (2 a lr min eig(D S D)), D = sqrt|beta|."""
     on = given.lasso.support
     X = given.problem.X[:, on] * given.lasso.coef[on].abs().sqrt()
     return 1 / (2 * given.rate * float(torch.linalg.eigvalsh(X.T @ X / given.problem.n)[0]))
@@ -106,7 +106,7 @@ def loss_identity(at: At) -> Outcome:
 
 
 def optimal_loss(lasso: LassoSolution) -> float:
-    """The time mean of the loss."""
+    """The predicted time mean of the loss: the Lasso's objective."""
     return lasso.objective
 
 
@@ -194,7 +194,7 @@ def supports(at: At) -> Outcome:
         moved = (kept[4] - kept[0]).mean(0).numpy() / (records[4] - records[0])
         slow = (np.abs(rate) * records[4] < 600) & (
             rate < 0.02 * rate.min()
-        )  # the others are at the least number, or stay
+        )  # the others are at the smallest float, or do not decay
         if slow.any():
             falls_seen.append((moved * rate)[slow].sum() / (rate**2)[slow].sum())
         if len(scores) == 20:

@@ -40,7 +40,7 @@ def depth(at: At) -> Outcome:
         seen = (-(slope * mean).sum(-1) / share.sum(-1)).numpy()  # of the stationarity conditions, weighted by beta
         p = (
             1 - 2 / L
-        )  # E |beta|^p over (E |beta|)^p, of fluctuations of variance 2 kappa |beta|^q / c: theory is for lr -> 0
+        )  # fluctuations of variance 2 kappa |beta|^q / c change E |beta|^p / (E |beta|)^p: theory is for lr -> 0
         c = penalties.mean_squares(problem.X)
         spread = (p * (1 - p) * kappa / c * bridge.abs().clamp_min(1e-3) ** (-2 / L)).clamp_max(1.0)
         lasso = torch.stack([lassos.weighted_lasso(problem.X, y, given.lasso.penalty).coef for y in labels])
@@ -56,7 +56,7 @@ def depth(at: At) -> Outcome:
 
 @nb.njit(nogil=True, error_model="numpy")
 def _logistic_steps(X, targets, plus, minus, lr, total, slope):  # type: ignore[no-untyped-def]
-    """len(targets) steps on half-flipped labels; beta and its clean gradient's residual are added to the sums."""
+    """len(targets) steps on flipped labels; beta and the output probabilities are added to the sums."""
     n = X.shape[0]
     for k in range(targets.shape[0]):
         beta = plus * plus - minus * minus
@@ -105,7 +105,7 @@ def flips(at: At) -> Outcome:
     on = np.abs(reference) > 0.2
     p = 1 / (1 + np.exp(-X @ reference))
     S = (X * (p * (1 - p))[:, None]).T @ X / n  # the Hessian of the cross entropy
-    # section 4's formula, where the noise has the covariance of the squared loss and beta comes back by this Hessian
+    # section 4's formula, where one S is of the squared loss, for the noise's covariance, and one is this Hessian
     bias = float((2 * lr * (S * (X.T @ X / n)) @ np.abs(reference) / c.numpy())[on].mean())
     gradient = excess @ X / n
     ratio = (-np.sign(reference) * gradient / penalty)[:, on].mean(1)

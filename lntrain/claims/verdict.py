@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-FAMILY_LEVEL = 0.01  # chance that any check of the whole table is red though every claim is true (Bonferroni)
+FAMILY_LEVEL = 0.01  # chance that any check of the whole table fails though every claim is true (Bonferroni)
 RULE = (
     "The interval is the mean over seeds +/- t * sd / sqrt(seeds), "
     "t at the level {level:g} / (rows x checks of the row), "
@@ -28,7 +28,7 @@ class Check:
 
     Args:
         name: what is measured. predicted: the value ("="), or the bound ("<=", ">=").
-        samples: a value a seed; a single one has no interval (an exact identity, a p-value).
+        samples: one value per seed; a single one has no interval (an exact identity, a p-value).
         relation: "=", "<=" or ">=".
         allowance: a bias that theory derives, never fitted.
         precision: largest half-width, allowance included, at which "=" decides; None is a tenth of the prediction.
@@ -74,7 +74,7 @@ class Check:
 
 
 def _interval(values: Any, tail: float) -> tuple[float, float]:
-    """The mean, and the half-width of its interval with so much in each tail; 0 for a single value."""
+    """The mean, and the half-width of its interval with probability `tail` in each tail; 0 for a single value."""
     count = len(values)
     wide = stats.t.isf(tail, count - 1) * values.std(ddof=1) / math.sqrt(count) if count > 1 else 0.0
     return float(values.mean()), float(wide)
@@ -123,7 +123,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Result:
-    """A row of the table, judged; `error` where it could not be measured, which fails."""
+    """A row of the table, judged; `error`: why it could not be measured, which counts as failing."""
 
     name: str
     source: str
@@ -144,5 +144,5 @@ class Result:
 
 
 def judge_all(checks: Sequence[Check], rows: int) -> list[Judged]:
-    """Each check of a row of a table of so many, at FAMILY_LEVEL / (rows * checks)."""
+    """Judge each check of a row, in a table of `rows` rows, at level FAMILY_LEVEL / (rows * checks)."""
     return [check.judge(FAMILY_LEVEL / (rows * len(checks))) for check in checks]

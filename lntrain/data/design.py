@@ -16,7 +16,7 @@ from lntrain._checks import as_float64, as_tensor
 class Design:
     """X (n, d) in float64 on the CPU, its mean squares c and the columns of S = X^T X / n, each computed once.
 
-    A tensor that is changed in place afterwards is not looked at again.
+    Cached values do not follow later in-place changes of the tensor.
 
     Raises:
         ValueError: X is no matrix of real numbers.
@@ -36,7 +36,7 @@ class Design:
 
     @classmethod
     def of(cls, X: Any) -> Design:
-        """X itself where it is one, that of a problem, or a new one."""
+        """X itself if it is a Design, the Design of a problem, or a new one."""
         found = getattr(X, "design", X)
         return found if isinstance(found, cls) else cls(found)
 
@@ -72,7 +72,7 @@ class Design:
         return self.X.pow(4).mean(0) / self.c.square()
 
     def gram(self, on: Tensor) -> Tensor:
-        """(d, k) the columns of S where `on` (d,); those asked for last are kept."""
+        """(d, k) the columns of S where `on` (d,) is true; the last result is cached."""
         last: dict[str, Tensor] = self._last
         if not last or not torch.equal(last["on"], on):
             last.update(on=on.clone(), S=self.X.T @ self.X[:, on] / len(self.X))

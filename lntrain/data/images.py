@@ -116,7 +116,7 @@ def from_torchvision(
 
     Args:
         name: one of those. root: the folder that holds them as torchvision stores them.
-        download: fetch what is missing. train: so many training images, drawn by `seed`; None is all.
+        download: fetch what is missing. train: how many training images to draw, by `seed`; None is all.
 
     Returns:
         Images, 10 classes.

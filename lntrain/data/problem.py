@@ -14,7 +14,7 @@ from torch import Tensor
 from lntrain._checks import as_tensor
 from lntrain.data.design import Design
 
-_ROWS = 64  # checked at a time: a mask of all of a large X would double its memory
+_ROWS = 64  # rows checked at a time: a mask of the whole of a large X would double its memory
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Problem:
     """Least squares on X (n, d) and y (n,); coef (d,) is the truth, or None.
 
     Tensors and arrays keep their float dtype, anything else becomes float64. A data frame (pandas, polars)
-    gives its `columns`, a series the name of the `target`. What a reader centred and scaled is recorded, so
-    that coefficients can be told in the original units; `notes` say what it did to the data, a line each.
+    gives its `columns`, a series the name of the `target`. A reader's centring and scaling are recorded, so
+    that coefficients can be given in the original units; `notes` say what it did to the data, one line each.
 
     Raises:
         ValueError: shapes that do not fit, n < 2, a value that is no number, not finite or whose square
@@ -158,7 +158,7 @@ def sparse_regression(
         noise: sd of the noise in the data (not of the label noise in training).
         design: "gaussian" (iid N(0, 1)), "correlated" (AR: corr(x_i, x_j) = rho^|i-j|) or "rademacher".
         rho: in (-1, 1), for "correlated".
-        column_scales: (low, high): column j is scaled by a number spaced evenly between, in random order.
+        column_scales: (low, high): columns are scaled by numbers evenly spaced from low to high, in random order.
         seed: of the data; training has its own.
 
     Raises:

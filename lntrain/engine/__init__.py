@@ -1,24 +1,24 @@
-"""Engines advance a run in place: one trajectory, by the path that is fastest for its shape.
+"""Engines advance a run in place: one trajectory, by the code path that is fastest for its shape.
 
-The map. `choose_path` (paths.py) reads a run and the threads and takes the first that fits; `cpu.advance` follows.
-Every path draws the numbers of `loop.py`, the slow twin, and agrees with it to rounding; in other chunks and on other
-threads each equals itself bit for bit.
+The map of paths: `choose_path` (paths.py) takes the first that fits a run and the threads; `cpu.advance` runs it.
+Every path draws the random numbers of `loop.py`, the slow reference, and agrees with it to rounding; whatever the
+chunks of steps and the threads, a path gives the same bits.
 
-| path | taken where | X is read | module | gain, over | equals the run alone | tests |
+| path | taken where | X is read | module | speed-up over | replica equals the run alone | tests |
 |---|---|---|---|---|---|---|
-| `torch` | other models, optimisers, noises, hooks | as it is | loop | | bit for bit | the twin of all |
+| `torch` | other models, optimisers, noises, hooks | as it is | loop | | bit for bit | the reference of all |
 | `cuda` | X on a GPU, in a CUDA graph | as it is | cuda | never run yet | to rounding | steps_for_a_gpu |
 | `threads` | a step reads over 32 MB of dense X | rows, in 8 parts | threads | 1.5 general | bit for bit | rows_split |
-| `lanes` | plain, all rows, a vector of runs a thread | once for all | lanes | 1.6 panels | to rounding | in_lanes |
+| `lanes` | plain, all rows, a vector of runs per thread | once for all | lanes | 1.6 panels | to rounding | in_lanes |
 | `panels` | plain, all rows, columns in registers | in panels | panels | 0.8 to 1.1 whole | bit for bit | panels |
 | `whole_batch` | plain, all rows | by rows | steps | 1.2 general | bit for bit | panels |
 | `single_row` | plain, one drawn row | the row, the next | single_row | 3 to 4 general | bit for bit | single_rows |
 | `sparse` | plain, one drawn row of a CSR X | its numbers | sparse | as X is sparse | bit for bit | test_sparse |
 | `general` | momentum, decay, depth, batches, noisy rows | by rows | steps | | bit for bit | fused_follows |
 
-Plain: depth 2, no momentum, no weight decay: a multiplicative step. `general` serves every dense run and is the twin of
-the leaner ones; `scripts/benchmark_paths.py` measures the gains. Each path is an engine
-by its name (`engine="panels"`), and refuses what it cannot run.
+Plain: depth 2, no momentum, no weight decay: a multiplicative step. `general` runs every dense case and is the
+reference of the faster ones; `scripts/benchmark_paths.py` measures the speed-ups. Each path can be
+chosen by its name (`engine="panels"`), and refuses what it cannot run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ENGINES = ("auto", "torch", "fused")
 def choose(engine: str, run: Run) -> tuple[str, Callable[[Run, int], None]]:
     """The engine's name and its `advance(run, stop)`; "auto" takes the fused one where it applies.
 
-    A path of the map is an engine too: the fused one, by that path.
+    The name of a path stands for the fused engine on that path.
     """
     if engine not in (*ENGINES, *Path):
         raise ValueError(f"engine={engine!r} is unknown: choose one of {', '.join(ENGINES)}, or {', '.join(Path)}")

@@ -1,6 +1,6 @@
 """The fused engine: many steps of label-noise (S)GD on a DiagonalLinear in one compiled call.
 
-Its slow twin is engine/loop.py: same numbers drawn, same trajectory up to rounding.
+Its slow reference is engine/loop.py: same random numbers, same trajectory up to rounding.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SEGMENT = 1024 * BLOCK  # steps a compiled call makes under a schedule: bounds i
 
 
 def advance(run: Run, stop: int, path: Path | None = None) -> None:
-    """Train `run` up to step `stop`, in place; by the path that is named, or by its own."""
+    """Train `run` up to step `stop`, in place; on `path`, or on the path chosen for it."""
     if run.step >= stop:
         return
     if path is not None and (reason := unfit(run, path)) is not None:
@@ -55,7 +55,7 @@ def advance(run: Run, stop: int, path: Path | None = None) -> None:
 
 
 def _segment(run: Run, X: Any, stop: int, path: Path, shared: int) -> None:
-    """Steps run.step..stop-1 of every replica; only then is anything written back."""
+    """Run steps run.step..stop-1 of every replica; results are written back only at the end."""
     group, count = run.optimizer.param_groups[0], stop - run.step
     states, first = _load(run, vectors(run, path))
     dtype = states[0].weights.dtype
@@ -110,7 +110,7 @@ def _side_by_side(
 
 
 def _packed(run: Run) -> NDArray[Any]:
-    """X as `lanes` reads it, made once, and anew where torch cannot tell that X is the same."""
+    """X packed for `lanes`; cached, and packed anew if X may have changed."""
     version = None if run.X.is_inference() else run.X._version
     if run.packed is None or version is None or run.packed[0] != version:
         run.packed = version, lanes.pack(run.X.detach().numpy())
@@ -142,12 +142,12 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
 
 
 def step_factors(schedule: Any, start: int, count: int, name: str) -> NDArray[np.float64]:
-    """The schedule at steps start..start+count-1; without one, ones for a block, which all of them share."""
+    """The schedule at steps start..start+count-1; without one, a block of ones that serves every block."""
     return np.ones(BLOCK) if schedule is None else factors(schedule, start, start + count, name, block=BLOCK)
 
 
 def _load(run: Run, many: int) -> tuple[list[kernels.State], bool]:
-    """A State for each replica, and whether its momentum buffers are still to come."""
+    """(a State for each replica, whether the momentum buffers do not exist yet)."""
     weights = run.model.weights
     assert isinstance(weights, tuple)
     buffers = [run.optimizer.state.get(w, {}).get("momentum_buffer") for w in weights]
@@ -194,7 +194,7 @@ def _gather(rows: list[NDArray[Any]], like: Tensor) -> Tensor:
 
 
 def _layout(run: Run, path: Path) -> Any:
-    """X as this path reads it; its rows begin on cache lines where a copy is cheap, else they are X's own."""
+    """X in the layout of this path; its rows are copied to start on cache lines if cheap, else read in place."""
     if path == Path.SPARSE:
         parts = run.X.values(), run.X.col_indices(), run.X.crow_indices()
         return sparse.Sparse(*(part.detach().numpy() for part in parts))
@@ -208,10 +208,10 @@ def _layout(run: Run, path: Path) -> Any:
 
 
 def _padded(array: NDArray[Any], vectors: int = 1) -> NDArray[Any]:
-    """A copy whose last axis is filled up with zeros to so many vectors or a multiple, aligned to them."""
+    """An aligned copy whose last axis is padded with zeros to a multiple of `vectors` SIMD vectors."""
     lanes = VECTOR_BYTES // 4  # of float32, so that sums in float64 have the same length
     width = -(-array.shape[-1] // (vectors * lanes)) * vectors * lanes
-    width += lanes * (width % 512 == 0)  # rows 2048 bytes apart would share a few places of the first cache
+    width += lanes * (width % 512 == 0)  # rows 2048 bytes apart would compete for few sets of the L1 cache
     out = aligned((*array.shape[:-1], width), array.dtype)
     out[..., : array.shape[-1]] = array
     return out

@@ -1,8 +1,8 @@
 """The fused engine on a GPU: one step of all replicas in torch operations, captured in a CUDA graph and replayed.
 
-Noise, rows, step sizes and noise levels of a block of steps are drawn on the CPU, from the stream of the other engines,
-and copied at once; a counter on the device tells each replay which are its own. The step makes its gradient by hand,
-works in place, and runs without a graph wherever the tensors are, which is how it is tested without a GPU.
+Noise, rows, step sizes and noise levels of a block of steps are drawn on the CPU, from the same random stream as in the
+other engines, and copied at once; a counter on the device tells each replay which entries to use. A step computes its
+gradient without autograd, in place, and also runs without a graph on any device: so it is tested without a GPU.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def advance(run: Run, stop: int) -> None:
 
 
 class DeviceSteps:
-    """What a step reads and moves: weights (R, d), their momentum buffers, sums; a block's draws by step."""
+    """The tensors of a step: weights (R, d), their momentum buffers, sums; the draws of a block of steps."""
 
     def __init__(self, run: Run, fixed: dict[str, Any]) -> None:
         model, momentum = run.model, fixed["momentum"]
@@ -102,7 +102,7 @@ class DeviceSteps:
             self.step() if self.graph is None else self.graph.replay()
 
     def _capture(self) -> None:
-        """Record a step; those that warm up leave no trace."""
+        """Record a step; the effect of the warm-up steps is undone."""
         moved = [*self.weights, *self.buffers, self.coef_sum, self.noise_sum, self.at]
         kept, aside = [each.clone() for each in moved], torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -144,7 +144,7 @@ class DeviceSteps:
         return u * v if self.model.parametrisation == "hadamard" else u**self.model.depth - v**self.model.depth
 
     def _gradient(self, beta: Tensor, noise: Tensor) -> Tensor:
-        """(R, d), in beta; the noise joins its sum as it falls on all n labels."""
+        """The gradient in beta, (R, d); the noise of each of the n labels is added to its sum."""
         X, y, c, sampling = self.run.X, self.run.y, 2 * self.run.loss_constant, self.run.sampling
         if sampling == "full":
             self.noise_sum.add_(noise)

@@ -1,7 +1,7 @@
-"""The quadratic parametrisations, each once: beta of the weights, a plain step, the slopes in each weight.
+"""Formulas of each quadratic parametrisation: beta of the weights, a plain step, the slopes in each weight.
 
-What a kernel is compiled for is told by a type: an empty tuple. So each parametrisation has code of its own, made
-when it is first run, and no step asks which it is.
+Each parametrisation is a type, an empty named tuple: numba specialises on types, so each has separate code, compiled
+when it is first run, and no step branches on it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Hadamard(NamedTuple):
 
 
 class Formulas(NamedTuple):
-    """Names of the weights, and f(emitter, u, v, ...) at depth 2, on vectors or numbers.
+    """Names of the weights, and functions of (emitter, u, v, ...) at depth 2, on vectors or numbers.
 
-    A plain step goes along grad, which bears the lr, and the 2 as well where d beta / dw = 2w.
+    A plain step goes along grad, which contains the lr, and also the factor 2 where d beta / dw = 2w.
     """
 
     weights: tuple[str, ...]
@@ -36,7 +36,7 @@ class Formulas(NamedTuple):
 
 
 def _difference(e: Any, u: Any, v: Any) -> Any:
-    """u^2 - v^2 with both squares rounded: fused, two equal ones would leave a rounding error, often denormal."""
+    """u^2 - v^2 without FMA, which would leave a rounding error, often denormal, where u = v."""
     return e.builder.fsub(e.builder.fmul(u, u), e.builder.fmul(v, v))
 
 
@@ -70,5 +70,5 @@ PARAMETRISATIONS = {"difference": Difference(), "square": Square(), "hadamard": 
 
 
 def formulas(parametrisation: Any) -> Formulas:
-    """Those of numba's type of one of the empty tuples."""
+    """The Formulas of a parametrisation, given as numba's type of its tuple."""
     return FORMULAS[parametrisation.instance_class]

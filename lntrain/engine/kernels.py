@@ -14,10 +14,10 @@ from lntrain.engine import simd
 from lntrain.noise.philox import fill_normals, fill_words
 
 NONE, GAUSSIAN, RADEMACHER = 0, 1, 2
-FULL, REPLACEMENT, WITHOUT, SHUFFLE, NOISY_ROWS = 0, 1, 2, 3, 4  # as stream.SAMPLINGS counts; 1 to 3 as fill_rows does
+FULL, REPLACEMENT, WITHOUT, SHUFFLE, NOISY_ROWS = 0, 1, 2, 3, 4  # indices of philox.SAMPLINGS; 1 to 3 also in fill_rows
 
 STRETCH = 4096  # numbers of noise drawn at a time: they and X of (40, 100) stay in the first cache
-L1_BYTES, L2_BYTES = 32_768, 1_500_000  # of the caches, for the number of rows taken together
+L1_BYTES, L2_BYTES = 32_768, 1_500_000  # cache sizes, which decide how many rows are processed together
 
 _REAL = {"contract", "reassoc", "nsz", "arcp"}  # not nnan, ninf: a diverged run must show it
 
@@ -28,23 +28,23 @@ class Rule(NamedTuple):
     parametrisation: Any  # an empty tuple of formulas.py: each is compiled apart
     depth: int
     noise: int
-    paired: int  # 1 where steps come in pairs with one draw, its sign turned round in the second; else 0
+    paired: int  # 1 for antithetic pairs: one draw for two steps, with opposite signs; else 0
     sampling: int
     rows: int  # of X
     batch_size: int
-    scale: Any  # 2 loss_constant / rows: of the gradient; twice that in plain steps where d beta / dw = 2w
-    spread: Any  # n / batch size: of a label's noise in the mean
+    scale: Any  # factor of the gradient: 2 loss_constant / rows, twice that in plain steps where d beta / dw = 2w
+    spread: Any  # n / batch size: factor of a drawn label's noise in the mean noise
     momentum: Any
     undampened: Any  # 1 - dampening
     nesterov: bool
     decay: Any
-    floor: Any  # of |weight|
+    floor: Any  # smallest |weight|
 
 
 class State(NamedTuple):
     """What a replica carries: weights, buffers (m, padded d); sums (padded d,), (padded n,).
 
-    `room` (2 + m, padded d) is to work in.
+    `room` (2 + m, padded d) is scratch memory.
     """
 
     weights: Any
@@ -72,7 +72,7 @@ def plain(rule):  # type: ignore[no-untyped-def]
 
 @nb.njit(forceinline=True, error_model="numpy")
 def signed(rule, t, std):  # type: ignore[no-untyped-def]
-    """std at step t, turned round in the second of a pair."""
+    """std at step t, negated in the second step of an antithetic pair."""
     return -std if t & rule.paired else std
 
 
@@ -89,7 +89,7 @@ def begin(rule, w, beta, total, grad):  # type: ignore[no-untyped-def]
 
 
 def _pass(height: int, sweeps: tuple[Any, Any, Any]) -> Any:
-    """One pass over rows index[first:last], `height` at a time; `ahead`: the next are read while the last are added."""
+    """One pass over rows index[first:last], `height` at a time; `ahead`: read the next while adding the last."""
     dot, add, dot_add = sweeps
 
     @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)
@@ -185,7 +185,7 @@ def label(rule, y, unit, draw, std, rows, first, width, target, total):  # type:
 
 @nb.njit(forceinline=True, error_model="numpy")
 def close_block(rule, state):  # type: ignore[no-untyped-def]
-    """The partial sums join the totals; weights on their way to denormals, which are slow, stop at the floor."""
+    """Add the partial sums to the totals; clamp weights at the floor, since denormals are slow."""
     for part, total in ((state.coef_block, state.coef_total), (state.noise_block, state.noise_total)):
         for j in range(part.shape[0]):
             total[j] += part[j]

@@ -1,7 +1,7 @@
-"""Plain steps of several replicas on the whole batch: a network in each lane of a vector, X read once for all.
+"""Plain steps of several replicas on the whole batch: one replica per SIMD lane, X read once for all.
 
-A network alone loads a number of X for each product; here one number, spread over the lanes, serves them all.
-Sums run in an order of their own, so a replica equals the same run alone up to rounding, not bit for bit.
+A replica alone loads a number of X for each product; here one number, broadcast over the lanes, serves them all.
+Sums are taken in another order, so a replica equals the same run alone up to rounding, not bit for bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOGETHER = 8  # columns of X whose gradients, and rows whose products, are summe
 
 
 def count(itemsize: int) -> int:
-    """How many replicas run together: one a lane."""
+    """How many replicas run together: one per lane."""
     return VECTOR_BYTES // itemsize
 
 
@@ -43,9 +43,9 @@ def pack(X: NDArray[Any]) -> NDArray[Any]:
 
 @simd.emits
 def _panel(e, parametrisation, X, p, w, total, beta, factor, moves, meets, residual) -> None:  # type: ignore[no-untyped-def]
-    """For the columns of one panel p.
+    """End one step and begin the next for the columns of panel p.
 
-    If it `moves`, their weights step along factor X^T residual. If it `meets`, their beta is stored and joins its sum.
+    With `moves`, their weights step along factor X^T residual. With `meets`, their beta is stored and added to its sum.
     """
     builder, rows, own = e.builder, e.length(X, 1), formulas(parametrisation)
     x = builder.gep(X.data, [builder.mul(p, builder.mul(rows, INT(TOGETHER)))])
@@ -105,7 +105,7 @@ def _label(y, units, first, std, target, total):  # type: ignore[no-untyped-def]
 
 @nb.njit(nogil=True, error_model="numpy")
 def _block(X, y, rule, scales, state, units, room, t, rates, stds):  # type: ignore[no-untyped-def]
-    """len(rates) steps within a block; units (lanes, draws) hold those from t on of their stretch."""
+    """len(rates) steps within a block, from step t of the stretch whose noise is in units (lanes, draws)."""
     simd.widest()  # type: ignore[call-arg]
     w, total, noise_block, beta = state.weights, state.coef_block, state.noise_block, state.room[0]
     target, now, ahead, factor, std = room[0], room[1], room[2], np.empty_like(scales), np.empty_like(scales)
@@ -159,7 +159,7 @@ def run_steps(
 
 
 def _interleaved(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    """(..., size) each -> (..., size * lanes), that of the first lane first."""
+    """(..., size) each -> (..., size * lanes), the lane index varying fastest."""
     *outer, size = arrays[0].shape
     out = simd.aligned((*outer, size * len(arrays)), arrays[0].dtype)
     out[:] = np.stack(arrays, -1).reshape(out.shape)

@@ -37,7 +37,7 @@ def _step(run: Run, X: Tensor, rows: Tensor | None) -> None:
         output = output.reshape(targets.shape)
     losses = run.loss_constant * (output - targets).square().mean(-1)
     ratio = run.optimizer.param_groups[0].get("lr_ratio")
-    if ratio is not None:  # torch's step has one lr: each replica's loss bears its own
+    if ratio is not None:  # torch's step has one lr, so each replica's loss is scaled by its ratio
         losses = losses * torch.tensor(ratio, dtype=losses.dtype, device=losses.device)
     run.optimizer.zero_grad()
     losses.sum().backward()
@@ -45,7 +45,7 @@ def _step(run: Run, X: Tensor, rows: Tensor | None) -> None:
 
 
 def _noisy_batch(run: Run, X: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """(x, noisy targets, the noise as it falls on all n labels)."""
+    """(x, noisy targets, the noise spread over all n labels)."""
     y, many = run.y, run.replicas is not None
     whole = y if run.replicas is None else y.expand(run.replicas, -1)
     if rows is None:

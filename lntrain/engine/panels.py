@@ -1,7 +1,7 @@
-"""Plain steps on the whole batch of an X of few rows, by panels of its columns.
+"""Plain steps on the whole batch for an X of few rows, by panels of its columns.
 
-A panel is as many columns as registers can hold of beta and of the gradient: within it a row costs a load
-and a product a vector, the weights move between its two passes, and the second finds it in the first cache.
+A panel has as many columns as registers can hold of beta or of the gradient: within it a row costs one load
+and one product per vector, the weights move between its two passes, and the second finds it in the L1 cache.
 Row by row (simd.py) the gradient and beta are loaded and stored again at each block of rows.
 """
 
@@ -23,7 +23,7 @@ WIDEST, NARROWEST = 8, 4  # vectors of a panel; with fewer, rows by rows are as 
 
 
 class Panels(NamedTuple):
-    """X (panels, rows, columns), and as many zeros as a panel has vectors: code is compiled for that many."""
+    """X (panels, rows, columns), and a tuple of as many zeros as a panel has vectors: its type fixes that number."""
 
     X: Any
     vectors: Any
@@ -52,10 +52,10 @@ def pack(X: NDArray[Any], vectors: int) -> Panels:
 
 @simd.emits
 def _panel(e, parametrisation, X, vectors, p, w, total, scale, moves, meets, residual, target, ahead) -> None:  # type: ignore[no-untyped-def]
-    """For one panel p.
+    """End one step and begin the next for panel p.
 
-    If it `moves`, its weights step along scale X^T residual. If it `meets`, beta joins its sum, and its share of
-    X beta - target joins `ahead`, the next step's residual.
+    With `moves`, its weights step along scale X^T residual. With `meets`, beta is added to its sum, and its share of
+    X beta - target to `ahead`, the next step's residual.
     """
     builder, rows, many, own = e.builder, e.length(X, 1), len(vectors), formulas(parametrisation)
     left = builder.mul(p, INT(many * e.lanes))
@@ -78,7 +78,7 @@ def step_weights(e: Any, formulas: Formulas, at: dict[str, Any], grads: list[Any
 
 
 def coefficients(e: Any, formulas: Formulas, at: dict[str, Any], sums: Any, many: int) -> list[Any]:
-    """beta of the weights `at`, so many vectors, added to `sums`."""
+    """beta of the weights `at`, as `many` vectors, each also added to `sums`."""
     betas = []
     for j in (INT(k * e.lanes) for k in range(many)):
         now = {name: e.load(place, j) for name, place in at.items()}
@@ -88,7 +88,7 @@ def coefficients(e: Any, formulas: Formulas, at: dict[str, Any], sums: Any, many
 
 
 def _grads(e: Any, x: Any, rows: Any, residual: Any, many: int) -> list[Any]:
-    """X^T residual of a panel, in registers; two chains of additions a vector hide an addition's latency."""
+    """X^T residual of a panel, in registers; two accumulators per vector hide the latency of additions."""
     builder, sums = e.builder, [e.zeros(2) for _ in range(many)]
     with cgutils.for_range_slice(builder, INT(0), rows, INT(ROWS), INT) as (i, _):
         for r in range(ROWS):

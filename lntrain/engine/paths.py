@@ -15,7 +15,7 @@ from lntrain.noise.labels import Antithetic, GaussianNoise, NoNoise, RademacherN
 from lntrain.optim.counting import count_step
 from lntrain.optim.sgd import LabelNoiseSGD
 
-# w^L at which decaying weights stop: far below what results read; an ulp of it is no denormal, which is slow
+# w^L at which decaying weights are clamped: negligible in results, but its ulp is no denormal, which would be slow
 FLOOR = {torch.float64: 1e-290, torch.float32: 1e-30}
 COPY_BYTES = 2_000_000  # X up to this size is copied into aligned rows at each call; beyond it, read where it is
 NOISES = {NoNoise: kernels.NONE, GaussianNoise: kernels.GAUSSIAN, RademacherNoise: kernels.RADEMACHER}
@@ -46,19 +46,19 @@ def choose_path(run: Run, *, many: int = 1) -> Path:
 
 
 def on_cpu(run: Run, many: int) -> Path:
-    """The same for a run that a compiled path `applies` to, on the CPU."""
+    """As `choose_path`, for a run on the CPU to which a compiled path `applies`."""
     if run.X.layout == torch.strided and rows_read(run) * run.X.shape[1] * run.X.itemsize >= threads.LARGE_BYTES:
         return Path.THREADS
     return Path.LANES if in_lanes(run, many) else alone(run)
 
 
 def alone(run: Run) -> Path:
-    """The path of a replica that shares X with no other, where an X in the caches serves one thread."""
+    """The path of a replica that runs by itself on one thread, for an X that fits the caches."""
     return next(path for path in LEANEST_FIRST if unfit(run, path) is None)
 
 
 def unfit(run: Run, path: Path) -> str | None:
-    """None where `path` can run what a compiled path `applies` to, else why not."""
+    """None if `path` can run `run`, to which a compiled path `applies`, else why not."""
     gpu, sparse = run.X.device.type == "cuda", run.X.layout != torch.strided
     if path == Path.TORCH:
         return "it is no path of compiled code"
@@ -78,7 +78,7 @@ def unfit(run: Run, path: Path) -> str | None:
 
 
 def in_lanes(run: Run, many: int) -> int:
-    """How many replicas, the first ones, run in the lanes of vectors: whole vectors, and enough for every thread."""
+    """How many of the first replicas run in SIMD lanes: whole vectors only, 0 if there is not one for every thread."""
     width = lanes.count(run.X.itemsize)
     vectors = (run.replicas or 1) // width
     small = run.X.layout == torch.strided and run.X.nbytes < threads.LARGE_BYTES
@@ -86,7 +86,7 @@ def in_lanes(run: Run, many: int) -> int:
 
 
 def vectors(run: Run, path: Path) -> int:
-    """How many a panel of X takes, or registers keep where a step reads one row; 0 where rows are read as they are."""
+    """Vectors per panel of X, or vectors of weights kept in registers where a step reads one row; else 0."""
     n, d = run.X.shape
     if path == Path.PANELS:
         return panels.width(n, d, run.X.itemsize)
@@ -117,7 +117,7 @@ def rows_read(run: Run) -> int:
 
 
 def applies(run: Run) -> str | None:
-    """None where a path but torch's can run `run`, else why not."""
+    """None if a path other than torch's can run `run`, else why not."""
     gpu = run.X.device.type == "cuda"
     if gpu and run.X.layout != torch.strided:
         return f"X is {run.X.layout} on {run.X.device}, not dense on a GPU"
@@ -131,7 +131,7 @@ def applies(run: Run) -> str | None:
 
 
 def supported(run: Run) -> str | None:
-    """None where a step by hand is what model, optimiser and noise would do by torch, else why not."""
+    """None if the compiled steps do what torch would do with this model, optimiser and noise, else why not."""
     return _model(run) or _optimizer(run) or _noise(run) or _hooks(run)
 
 

@@ -1,8 +1,8 @@
-"""Passes over rows of X and over weights in explicit vectors.
+"""Passes over rows of X and over weights in explicit SIMD vectors.
 
-Left to itself LLVM takes half the vector width of this family of machines, checks eight rows
-against one another for overlap at each step, and mixes widths, so that what one loop stored
-another must wait for: a third of the speed at (40, 100).
+LLVM's own vectorisation takes half the vector width of this family of machines, checks eight
+rows against one another for overlap at each step, and mixes widths, so that loads in one loop
+wait for the stores of another: a third of the speed at (40, 100).
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def widest(typing_context):  # type: ignore[no-untyped-def]
 
 
 def emits(body: Callable[..., Any]) -> Any:
-    """An intrinsic whose code body(e, *arguments) emits; what it returns is a number of the first array's dtype.
+    """An intrinsic whose code body(e, *arguments) emits; it returns nothing, or a number of the first array's dtype.
 
-    It is given arrays as numba's structures (data, shape), numbers as values, tuples as their types; `e` works in the
-    first array's dtype.
+    `body` receives arrays as numba's structures (data, shape), numbers as values, tuples as their types; `e` works in
+    the first array's dtype.
     """
     names = list(inspect.signature(body).parameters)[1:]
 
@@ -80,7 +80,7 @@ def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
 
 
 def totals(builder: Any, vectors: list[Any]) -> Any:
-    """One vector with the sum of each of the vectors (a power of two of them), by halving them together."""
+    """One vector holding the sum of each of the vectors (a power of two of them), by adding their halves."""
     lanes = span = vectors[0].type.count
     while span > 1:
         half = span // 2
@@ -120,14 +120,14 @@ class Emitter:
         return self.builder.extract_value(array.shape, axis)
 
     def zeros(self, many: int) -> list[Any]:
-        """Places for sums that start at 0 here, each time that this is passed."""
+        """Stack slots for sums, set to 0 each time that the emitted code gets here."""
         places = [cgutils.alloca_once(self.builder, self.vector) for _ in range(many)]
         for place in places:
             self.builder.store(self.zero, place)
         return places
 
     def weights(self, names: tuple[str, ...], array: Any, offset: Any = None) -> dict[str, Any]:
-        """Where the weights (m, columns) lie, from column `offset` on."""
+        """Pointers to the rows of the weights (m, columns), from column `offset` on."""
         width, start = self.length(array, 1), INT(0) if offset is None else offset
         starts = [self.builder.add(self.builder.mul(INT(m), width), start) for m in range(len(names))]
         return {name: self.builder.gep(array.data, [at]) for name, at in zip(names, starts, strict=True)}
@@ -282,7 +282,7 @@ def move(e, parametrisation, w, j, grad) -> None:  # type: ignore[no-untyped-def
 
 @emits
 def add_noise(e, y, unit, first, std, target, total) -> None:  # type: ignore[no-untyped-def]
-    """target = y + std unit[first:], total += std unit[first:], in whole vectors: what lies beyond n is nobody's."""
+    """target = y + std unit[first:], total += std unit[first:], in whole vectors: what lies beyond n has no effect."""
     builder, drawn = e.builder, ir.VectorType(ir.FloatType(), e.lanes)
     scale = e.splat(std)
     with cgutils.for_range_slice(builder, INT(0), e.length(y, 0), INT(e.lanes), INT) as (i, _):

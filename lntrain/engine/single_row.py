@@ -1,6 +1,6 @@
-"""Plain steps on one row each: the move along a row and the product with the next in one pass over the weights.
+"""Plain steps on one row each: the update along a row and the product with the next in one pass over the weights.
 
-Weights of few vectors stay in registers from step to step; others are loaded and stored once a step.
+Weights that fit in registers stay there from step to step; others are loaded and stored once per step.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from lntrain.engine.formulas import Formulas, formulas
 from lntrain.engine.kernels import signed
 from lntrain.engine.simd import INT, VECTOR_BYTES, Emitter
 
-MOST = 9  # vectors of u, v and the sum of beta that 32 registers hold, with room to work
-CHAINS = 2  # of additions in a product: one would wait for itself
+MOST = 9  # vectors each of u, v and the sum of beta that 32 registers hold, with some left to work in
+CHAINS = 2  # accumulators of a dot product: in a single one each addition would wait for the last
 
 
 class SingleRow(NamedTuple):
-    """X by rows, and as many zeros as registers keep vectors of weights: code is compiled for that many."""
+    """X by rows, and a tuple of as many zeros as vectors of weights stay in registers: its type fixes that number."""
 
     X: Any
     vectors: Any
@@ -65,14 +65,14 @@ class _Columns:
 
 
 class _Walk:
-    """From row to row: `X` of a `width`, its `rows` by step, `targets`, and `factors` of their errors."""
+    """Steps from row to row: X of `width` columns, and by step its rows, targets and factors of the error."""
 
     def __init__(self, e: Emitter, own: Formulas, columns: _Columns, width: Any, **arrays: Any) -> None:
         self.e, self.formulas, self.columns, self.width, self.arrays = e, own, columns, width, arrays
         self.dots = e.zeros(CHAINS)
 
     def sweep(self, old: Any = None, new: Any = None) -> None:
-        """Move along the row of step `old`, then meet that of step `new`."""
+        """Update the weights along the row of step `old`, then multiply them with the row of step `new`."""
         builder, e = self.e.builder, self.e
         along = None if old is None else self._slope(old)
         behind, ahead = (None if step is None else self._row(step) for step in (old, new))

@@ -1,4 +1,4 @@
-"""Steps on one row of a sparse X: each costs what the row holds, not what X is wide.
+"""Steps on one row of a sparse X: the cost is the row's number of nonzeros, not the width of X.
 
 A coefficient that a row does not touch stays as it is. Its share of the running sum is added when it next
 moves, or when the block of steps ends, which costs (number of columns) / BLOCK a step.
@@ -29,7 +29,7 @@ def block(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-
     values, columns, begins = read.values, read.columns, read.begins
     w, sums, noise_block, kind = state.weights, state.coef_block, state.noise_block, rule.parametrisation
     unit, rows, steps = drawn.unit, drawn.rows, rates.shape[0]
-    since = np.zeros(w.shape[1], np.int64)  # the step up to which a coefficient's sum has come
+    since = np.zeros(w.shape[1], np.int64)  # the step up to which a coefficient's sum is complete
     for k in range(steps):
         i = rows[t + k]
         noise = signed(rule, t + k, stds[k]) * w.dtype.type(unit[(t + k) >> rule.paired])

@@ -36,8 +36,8 @@ class Run:
     base_lr: list[float] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)  # "step", sums and log-weights at earlier steps
-    device_steps: Any = None  # what the engine on a GPU keeps there
-    packed: tuple[int | None, NDArray[Any]] | None = None  # which version of X, as engine/lanes reads it
+    device_steps: Any = None  # cuda.DeviceSteps of a run on a GPU
+    packed: tuple[int | None, NDArray[Any]] | None = None  # (version of X, X packed for engine/lanes)
 
     def __post_init__(self) -> None:
         self.base_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -50,7 +50,7 @@ class Run:
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """What is trained on; of a large X some 10,000 numbers stand for all."""
+        """A hash of the training data; of a large X only some 10,000 numbers are hashed."""
         X = (self.X if self.X.layout == torch.strided else self.X.values()).detach().reshape(-1)
         digest = hashlib.sha256(str((tuple(self.X.shape), len(X))).encode())
         for part in (X[:: max(1, len(X) // 10_000)], self.y.detach()):
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def period(self) -> int:
-        """Steps that share their rows: 2 where noise comes in pairs, whose mean is 0."""
+        """How many steps share their rows: 2 with antithetic pairs, whose noise has mean 0."""
         return int(getattr(self.noise, "period", 1))
 
     def set_lr(self, factor: float) -> None:
@@ -112,7 +112,7 @@ class Run:
                 self.sums[f"{name}_block"].zero_()
 
     def summed(self, name: str) -> bool:
-        """Whether there is a sum of "coef" or "noise": a model without coefficients has no first one."""
+        """Whether "coef" or "noise" is summed: a model without coefficients has no sum of "coef"."""
         return f"{name}_total" in self.sums
 
     def total(self, name: str) -> Tensor:

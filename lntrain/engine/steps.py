@@ -1,6 +1,6 @@
-"""A replica's steps in one compiled call: draw a stretch of noise, then step after step without Python.
+"""A replica's steps in one compiled call: draw the noise of a stretch of steps, then run them without Python.
 
-Every loop runs in the same order wherever a chunk begins or ends, so that chunks leave no trace.
+Every loop runs in the same order wherever a chunk begins or ends, so that chunks do not change results.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Whole(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Noise and rows of a stretch of steps, flat; room for a batch: its labels, its residuals and the next step's."""
+    """Noise and rows of a stretch of steps, flat; memory for a batch's labels, its residuals and the next step's."""
 
     unit: Any
     rows: Any
@@ -56,7 +56,7 @@ class Drawn(NamedTuple):
 
 @nb.njit(error_model="numpy")
 def stretch(width):  # type: ignore[no-untyped-def]
-    """How many steps of `width` numbers are drawn at a time: a multiple of 8, pairs times a Philox block's four."""
+    """How many steps of `width` numbers are drawn at a time: a multiple of 8, four pairs to a Philox block."""
     return max(8, min(BLOCK, STRETCH // width // 8 * 8))
 
 
@@ -64,7 +64,7 @@ def stretch(width):  # type: ignore[no-untyped-def]
 def chunks(step, drawn, total, size):  # type: ignore[no-untyped-def]
     """(done, count, t): the next `count` of `total` steps, within a block of sums and a stretch of `size` draws.
 
-    They are those from t on of their stretch, which is to be drawn where `done` or `t` is 0.
+    They start at step t of their stretch, which must be drawn where `done` or `t` is 0.
     """
     done = 0
     while done < total:
@@ -76,7 +76,7 @@ def chunks(step, drawn, total, size):  # type: ignore[no-untyped-def]
 
 @nb.njit(error_model="numpy")
 def empty(rule, dtype):  # type: ignore[no-untyped-def]
-    """Room for a stretch of draws: (unit, rows) by step, and the same as a Drawn."""
+    """Memory for a stretch of draws: (unit, rows) by step, and a Drawn that shares it."""
     width = rule.batch_size
     size = stretch(width)
     draws = np.zeros((size >> rule.paired) * width + simd.VECTOR_BYTES, np.float32)  # its last vector may reach beyond
@@ -89,7 +89,7 @@ def empty(rule, dtype):  # type: ignore[no-untyped-def]
 # no fastmath here or in draw: numba hands it down to what they call, and the stream's numbers would change
 @nb.njit(error_model="numpy")
 def refill(rule, unit, rows, start, key):  # type: ignore[no-untyped-def]
-    """The draws of steps start.. (a multiple of 8)."""
+    """Draw the noise and rows of a stretch that begins at step `start` (a multiple of 8)."""
     draw(rule, unit, start >> rule.paired, key)
     if rule.sampling != FULL:
         fill_rows(rows, start, 1 + rule.paired, rule.rows, 1 if rule.sampling == NOISY_ROWS else rule.sampling, key)
@@ -97,7 +97,7 @@ def refill(rule, unit, rows, start, key):  # type: ignore[no-untyped-def]
 
 @nb.njit(error_model="numpy")
 def piece(values, first, count):  # type: ignore[no-untyped-def]
-    """Those of the steps first..first+count-1, of an array of all steps or of one block that serves for all."""
+    """The values of steps first..first+count-1, from an array of all steps or from one block that serves for all."""
     first = first if first + count <= values.shape[0] else 0
     return values[first : first + count]
 
@@ -120,7 +120,7 @@ def prepare(y, rule, w, beta, coef_block, grad, noise_block, unit, rows, target,
 
 @nb.njit(forceinline=True, error_model="numpy")
 def conclude(rule, w, beta, coef_block, grad, slopes, buffers, rate, first):  # type: ignore[no-untyped-def]
-    """The weights move along grad, which bears the rate where the step is plain."""
+    """Move the weights along grad, which already contains the rate where the step is plain."""
     if plain(rule):
         simd.descend(rule.parametrisation, w, beta, coef_block, grad)
     else:
@@ -128,7 +128,7 @@ def conclude(rule, w, beta, coef_block, grad, slopes, buffers, rate, first):  # 
         sgd(rule, w, slopes, buffers, rate, first)
 
 
-# A function of its own: it takes the arrays out of their tuples once, where each time costs an atomic count
+# A separate function: it takes the arrays out of their tuples once, as each time costs an atomic reference count
 @nb.njit(nogil=True, error_model="numpy")
 def _general(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
     """len(rates) steps within a block; t counts steps from the first that `drawn` holds."""
@@ -147,7 +147,7 @@ def _general(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[
 
 @nb.njit(nogil=True, error_model="numpy")
 def _whole(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
-    """The same for plain steps on the whole batch: the choices above cost as much as a short step."""
+    """As `_general`, for plain steps on the whole batch: its branches cost as much as a short step."""
     simd.widest()  # type: ignore[call-arg]
     w, coef_block, noise_block = state.weights, state.coef_block, state.noise_block
     beta, grad = state.room[0], state.room[1]
@@ -188,9 +188,9 @@ def _compiled_block(read, y, rule, state, drawn, t, rates, stds, new):  # type: 
 
 @compiled(nogil=True, error_model="numpy")
 def run_steps(read, y, rule, state, key, step, drawn, total, rates, stds, new):  # type: ignore[no-untyped-def]
-    """`total` steps from `step` on; `drawn` counts the optimiser's, by which noise and rows are drawn.
+    """Run `total` steps from `step` on; `drawn` is the optimiser's step count, which indexes noise and rows.
 
-    read: X as a path reads it, one of BLOCKS. rates, stds: lr and std of each step, or of one block for all.
+    read: X in the layout of a path, one of BLOCKS. rates, stds: lr and std of each step, or of one block for all.
     new: no momentum buffer exists yet.
     """
     unit, rows, held = empty(rule, state.weights.dtype)

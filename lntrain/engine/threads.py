@@ -1,7 +1,7 @@
-"""Steps on an X too large for the caches: each pass over it goes by parts of its rows, on several threads.
+"""Steps on an X too large for the caches: each pass over it is split by rows over several threads.
 
-A step here takes so long that what Python adds between its compiled pieces does not count. The parts are
-always PARTS, whatever the threads, and are added in their order: so is every bit the same.
+A step here takes so long that the Python between its compiled pieces does not count. There are always
+PARTS parts, whatever the threads, and they are added in order, so that results are the same bit for bit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lntrain.noise.compiled import compiled
 
 PARTS = 8
 LARGE_BYTES = 32_000_000  # of X that a step reads; below it a pass is over before threads have woken up
-SHARED_BYTES = 1_000_000  # rows that every replica meets before the next ones are read
+SHARED_BYTES = 1_000_000  # of rows that every replica reads before the next rows are read
 
 
 @compiled(nogil=True, error_model="numpy")

@@ -35,10 +35,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """Arms, the loss they train on, what is measured of them, and what is made of that.
+    """Arms, the loss they train on, what is measured, and how the measurements are summarised and drawn.
 
     Args:
-        said: before the first step. measure: (arm, networks) -> {metric: a number a replica}.
+        said: printed before the first step. measure: (arm, networks) -> {metric: one number per replica}.
         conclude: curves -> (table as text, results of the summary). draw: curves -> {name: figure}.
     """
 

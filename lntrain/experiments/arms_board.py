@@ -19,7 +19,7 @@ def show(dashboard: Dashboard, arm: str, step: int, values: Mapping[str, Sequenc
 
 
 def _tags(metric: str, arm: str) -> list[str]:
-    """Of the mean, and of the lower and the upper edge of its band."""
+    """TensorBoard's tags of the mean, and of the lower and the upper edge of its band."""
     arm = arm.replace(" ", "_").replace(",", "").replace("+", "and")
     return [f"{metric}/{arm}", f"band/{metric}/{arm}_low", f"band/{metric}/{arm}_high"]
 

@@ -34,7 +34,7 @@ class Curve:
 def curves_of(cfg: DictConfig, n: int) -> list[Curve]:
     """Both noiseless algorithms, then both noisy ones at each std of cfg.figure1.stds.
 
-    A single noisy sample a step has n times the gradient variance of the whole batch. "matched" divides its
+    A step on a single noisy sample has n times the gradient variance of the whole batch. "matched" divides its
     variance by n, as the paper's curve needs; "literal" does not.
     """
     rule = cfg.figure1.single_sample
@@ -58,7 +58,7 @@ def _train(cfg: DictConfig, problem: Problem, curve: Curve, state: State) -> Ite
 
 
 def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
-    """Run every curve, a checkpoint now and then; draw one figure a noise level; returns the summary."""
+    """Run every curve, with checkpoints; draw one figure per noise level; returns the summary."""
     if cfg.steps == "auto" or cfg.optimizer.lr == "auto" or cfg.model.dtype not in DTYPES or not cfg.model.replicas:
         raise ValueError(
             "experiment=figure1 needs numbers for steps, optimizer.lr and model.replicas, and a known model.dtype"
@@ -83,7 +83,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
 
 
 def _measure(snapshot: Snapshot, problem: Problem) -> dict[str, list[float]]:
-    """The last iterate's squared error and two coordinates, a value a replica."""
+    """The last iterate's squared error and two coordinates, one value per replica."""
     assert snapshot.coef is not None
     assert problem.coef is not None
     coef, truth = snapshot.coef.double(), problem.coef.double()

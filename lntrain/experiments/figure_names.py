@@ -16,7 +16,7 @@ GREY = "#a9b0b7"
 
 
 def that_matter(mean: Any, reference: Any, most: int) -> NDArray[np.intp]:
-    """The columns of the Lasso, then the largest others, at most so many, in their order.
+    """The columns of the Lasso, then the largest others, at most `most`, in the order of columns.
 
     >>> that_matter([0.1, 0.0, 0.3, 0.2], [0.0, 0.1, 0.0, 0.0], most=2).tolist()
     [1, 2]
@@ -72,8 +72,8 @@ def apart(places: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
     gap = min(gap, 1 / max(len(places) - 1, 1))
     order = np.argsort(places, kind="stable")
     steps = gap * np.arange(len(places))
-    wished = places[order] - steps  # now they need only rise
-    blocks: list[list[float]] = []  # mean, size: neighbours that fall are put at their common mean
+    wished = places[order] - steps  # so shifted, they must only be nondecreasing
+    blocks: list[list[float]] = []  # (mean, size): isotonic regression by pooling adjacent violators
     for value in wished:
         blocks.append([float(value), 1.0])
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
@@ -86,5 +86,5 @@ def apart(places: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
 
 
 def plain(name: str) -> str:
-    """A short name whose dollar signs are no mathematics."""
+    """A short name, its dollar signs escaped so that matplotlib does not read them as mathematics."""
     return short(name).replace("$", r"\$")

@@ -201,7 +201,7 @@ def figure1(steps: Any, curves: Mapping[str, Mapping[str, Any]], *, title: str =
 
 
 def figures1(steps: Any, curves: Mapping[str, Mapping[str, Any]], stds: Sequence[float]) -> dict[str, Figure]:
-    """`figure1` for each std: the curves without noise and those of it."""
+    """`figure1` for each std: the curves without noise and those with this std."""
     drawn = {}
     for std in stds:
         chosen = {name: panel for name, panel in curves.items() if "std" not in name or name.endswith(f"std {std:g}")}
@@ -227,7 +227,7 @@ class Panel:
 
 
 def arms(panels: Sequence[Panel], *, title: str = "") -> Figure:
-    """Panels side by side, a colour an arm."""
+    """Panels side by side, one colour per arm."""
     figure, axes = new_figure(max(7.2, 4.4 * len(panels)), 4.0, len(panels))
     legend: dict[str, Any] = {}
     for ax, panel in zip(axes, panels, strict=True):
@@ -297,7 +297,7 @@ def claim(
         low, high = panels[1].get_xlim()
         if (
             axes.get("xscale") == "log" and high < 100 * low
-        ):  # each ninth of a decade would be labelled, one over another
+        ):  # else every minor tick would be labelled, and labels overlap
             panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             panels[1].xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
             panels[1].xaxis.set_minor_locator(NullLocator())

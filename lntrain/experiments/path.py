@@ -1,4 +1,4 @@
-"""The label-noise regularisation path: one noise level a replica, drawn over scikit-learn's lasso_path."""
+"""The label-noise regularisation path: one noise level per replica, drawn over scikit-learn's lasso_path."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _grid(cfg: DictConfig, problem: Problem) -> NDArray[np.float64]:
 
 
 def _plan(cfg: DictConfig, setting: Setting, problem: Problem, alpha: float) -> Plan:
-    """One penalty's step size, std, certified Lasso and steps: its distance within cfg.target_distance."""
+    """One penalty's step size, std, certified Lasso, and steps for a distance within cfg.target_distance."""
     wish: dict[str, Any] = {"lr": build.number(cfg, "optimizer.lr"), "steps": build.number(cfg, "steps", whole=True)}
     judged: dict[str, Any] = {"target_distance": cfg.target_distance, "tail": setting.average == "tail"}
     dynamics = build.dynamics_of(cfg, setting)

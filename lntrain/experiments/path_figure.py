@@ -43,7 +43,7 @@ def path(
     title: str = "",
     shown: int = 12,
 ) -> Figure:
-    """The time averages, a dot each penalty, on the lines of the Lasso's path.
+    """The time averages, one dot per penalty, on the lines of the Lasso's path.
 
     Args:
         alphas: (P,). mean: (P, d). dense: (Q,) penalties of the lines. curve: (Q, d).

@@ -54,7 +54,7 @@ def draw(spec: RunSpec, history: History, average: Tensor, step: int) -> dict[st
 
 
 def _curves(tail: bool, which: str) -> dict[str, str]:
-    """Label -> metric of the errors: a tail has its fit in place of compensated labels, to which pairs add nothing."""
+    """Label -> metric of the errors; for a tail the fit replaces compensated labels, needless with pairs."""
     if tail:
         return {which: "distance_tail", "its fit": "fit_tail", "last iterate": "distance_last"}
     return {

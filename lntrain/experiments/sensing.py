@@ -64,7 +64,7 @@ def build(cfg: DictConfig) -> Study:
 
 
 def _freedom(cfg: DictConfig) -> tuple[int, int]:
-    """The free numbers of a matrix of that rank, and of any."""
+    """The degrees of freedom of a matrix of the given rank, and of any matrix."""
     options = cfg.matrix_sensing
     d, rank = options.d, options.rank
     if options.parametrisation == "difference":
@@ -78,7 +78,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
 
 
 def _final(cfg: DictConfig, curves: Curves) -> dict[str, list[Any]]:
-    """Algorithm -> the error at the end, a row a number of measurements."""
+    """Algorithm -> the error at the end, one row per number of measurements."""
     sizes, steps = cfg.matrix_sensing.measurements, steps_of(cfg)
     return {name: [curves.at(f"{name}, m={m}", "error", steps) for m in sizes] for name in (NOISE, GD, SMALL)}
 

@@ -15,11 +15,11 @@ from lntrain.runs.build import kind_of_noise, number
 from lntrain.training.ensemble import Anneal, schedule
 from lntrain.training.points import check
 
-ANNEALING_POINTS = 6  # reported evenly within the annealing, which a log scale would pass over
+ANNEALING_POINTS = 6  # evenly spaced within the annealing, where log-spaced points are too few
 
 
 def seeds_of(cfg: DictConfig) -> list[int]:
-    """seed, seed + 1, ..., one a replica.
+    """seed, seed + 1, ..., one per replica.
 
     >>> from omegaconf import OmegaConf
     >>> seeds_of(OmegaConf.create({"seed": 3, "study": {"replicas": 2}}))
@@ -40,12 +40,12 @@ def noise_in(cfg: DictConfig, classes: int | None = None) -> Noise:
     if classes is not None and kind_of_noise(cfg) is LabelFlips:
         given["num_classes"] = classes
     make = instantiate({"_target_": cfg.noise._target_, **given}, _partial_=True, _convert_="all")
-    noise: Noise = make()  # so that a mistake is the constructor's own line
+    noise: Noise = make()  # called here, so that an error is the constructor's, not Hydra's
     return noise
 
 
 def steps_of(cfg: DictConfig) -> int:
-    """The steps, which no plan chooses here."""
+    """The number of steps, which must be given: no plan chooses it here."""
     steps = number(cfg, "steps", whole=True)
     if steps is None or number(cfg, "optimizer.lr") is None:
         raise ValueError(f"task={cfg.task} needs numbers for steps and optimizer.lr")
@@ -53,7 +53,7 @@ def steps_of(cfg: DictConfig) -> int:
 
 
 def anneal_of(cfg: DictConfig) -> Anneal:
-    """The end of the run, from study.anneal (a share of the steps) and study.annealed."""
+    """The annealing at the end, from study.anneal (a share of the steps) and study.annealed."""
     steps = steps_of(cfg)
     if not 0 <= cfg.study.anneal <= 1:
         raise ValueError(f"study.anneal={cfg.study.anneal} must lie in [0, 1]: it is a share of the steps")

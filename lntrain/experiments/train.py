@@ -44,7 +44,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
 
 
 def begin(session: Session, spec: RunSpec, config: str) -> History:
-    """The history and the dashboard; config: what a checkpoint says to go on with."""
+    """Begin the history and the dashboard; config: stored in checkpoints, to resume with."""
     history = History(spec, session.remembered)
     purge = session.step + 1 if session.resumed else None
     session.begin(

@@ -1,9 +1,9 @@
-"""The Lasso at moved labels by active sets: from one solution to the next in as many steps as signs change.
+"""The Lasso for shifted labels by active sets: from one solution to the next in as many steps as signs change.
 
-Support and signs in hand, the KKT conditions are linear. Each step goes towards their solution; a coefficient
-that reaches zero leaves, then the column that breaks its condition most enters. The objective falls at every
-step, so that any start serves, ties and dependent columns included: a column that is a sum of those in use is
-exchanged for one of them, at the same fit and a smaller penalty.
+For a given support and signs the KKT conditions are linear. Each step moves towards their solution; a coefficient
+that reaches zero leaves the active set, then the column that violates its condition most enters. The objective falls
+at every step, so any start works, ties and dependent columns included: a column that is a linear combination of the
+active ones replaces one of them, at the same fit and a smaller penalty.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 _REAL = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order, nothing assumed of infinities
-DEPENDENT = 1e-11  # relative norm of what a column adds to those in use, below which it is one of their sums
-BROKEN = 1e-11  # relative excess of a slope over its penalty that is more than rounding
-EVENTS = 20  # times min(n, d), after which it is given up
-STALE = 1e-14  # relative fall of the objective that counts as one
+DEPENDENT = 1e-11  # a column whose part outside the active ones' span has a smaller relative norm is dependent
+BROKEN = 1e-11  # relative excess of a slope over its penalty, above which it is not mere rounding
+EVENTS = 20  # times min(n, d): the steps before giving up
+STALE = 1e-14  # relative fall of the objective, above which it counts as progress
 _EPS = 2.0**-52
 
 
@@ -46,7 +46,7 @@ def _enter(rows, used, k, basis, factor, j):  # type: ignore[no-untyped-def]
     own = np.sqrt(_dot(left, left))
     factor[k, : k + 1] = 0.0
     rest, before = own, np.inf
-    while rest < 0.7 * before:  # Gram-Schmidt again where it cancelled: at most twice tells all there is
+    while rest < 0.7 * before:  # repeat Gram-Schmidt where it cancelled: twice is enough
         before = rest
         for i in range(k):
             part = _dot(basis[i], left)
@@ -93,9 +93,9 @@ def _back(factor, k, values):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
 def _descend(rows, used, k, basis, factor, labels, penalty, sign, coef, residual, passes):  # type: ignore[no-untyped-def]
-    """To the best coefficients on these signs, those that reach zero left out: (how many stay, whether any moved).
+    """Move to the optimum for these signs, dropping coefficients that reach zero: (how many stay, whether any moved).
 
-    One pass solves the equations, two more refine the rounding away.
+    One pass solves the equations, two more remove its rounding error.
     """
     n, move, pull, settled, moved = len(labels), np.empty(k), np.empty(k), 0, False
     while k > 0 and settled < passes:
@@ -121,7 +121,7 @@ def _descend(rows, used, k, basis, factor, labels, penalty, sign, coef, residual
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
 def _exchange(rows, used, k, basis, factor, penalty, sign, coef, j, amount):  # type: ignore[no-untyped-def]
-    """Column j, a sum of those in use, with its coefficient: the fit stays, the penalty falls until one is zero."""
+    """Bring in column j, dependent on the active ones: the fit stays, the penalty falls until a coefficient is zero."""
     parts = factor[k, :k].copy()
     _back(factor, k, parts)
     rate = penalty[j]
@@ -164,7 +164,7 @@ def _worst(rows, norms, residual, mass, penalty, positive, sign, blocked):  # ty
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
 def _take_in(rows, used, k, basis, factor, penalty, sign, coef, j, amount):  # type: ignore[no-untyped-def]
-    """Column j joins those in use with its coefficient, or is exchanged for one where it is a sum of them."""
+    """Make column j active with its coefficient, or exchange it for an active column where it depends on them."""
     if not _enter(rows, used, k, basis, factor, j):
         return _exchange(rows, used, k, basis, factor, penalty, sign, coef, j, amount)
     coef[k] = amount
@@ -173,7 +173,7 @@ def _take_in(rows, used, k, basis, factor, penalty, sign, coef, j, amount):  # t
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
 def _begin(rows, used, basis, factor, penalty, sign, norms, coef, positive, start):  # type: ignore[no-untyped-def]
-    """The columns of `start` that are not zero come into use: how many."""
+    """Make the columns active whose entry in `start` is not zero; returns how many."""
     k = 0
     for j in range(len(rows)):
         norms[j] = np.sqrt(_dot(rows[j], rows[j]))
@@ -195,10 +195,10 @@ def _objective(used, k, norms, y, penalty, coef, residual):  # type: ignore[no-u
 
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
 def active_set_lasso(rows, labels, change, penalty, positive, start):  # type: ignore[no-untyped-def]
-    """(coef, whether it came through): the Lasso at `labels + change`, soonest from its solution at `labels`.
+    """(coef, whether it converged): the Lasso for `labels + change`, fastest if `start` solves it for `labels`.
 
     Args:
-        rows: (d, n), the columns of X one after the other. labels, change: (n,). penalty, start: (d,).
+        rows: (d, n), the columns of X as rows. labels, change: (n,). penalty, start: (d,).
         positive: impose beta >= 0.
 
     Source: Osborne, Presnell and Turlach 2000 (active sets for the Lasso); Lawson and Hanson 1974.
@@ -224,7 +224,7 @@ def active_set_lasso(rows, labels, change, penalty, positive, start):  # type: i
         entering, side = _worst(rows, norms, residual, mass, penalty, positive, sign, blocked)
         if stale > 2 * room + 20 or (entering < 0 and passes == 3):
             break
-        passes = 1 if entering >= 0 else 3  # none left by what one pass tells: look again, more closely
+        passes = 1 if entering >= 0 else 3  # no violation left after one pass: check again, more accurately
         if entering >= 0:
             sign[entering] = side
             k = _take_in(rows, used, k, basis, factor, penalty, sign, coef, entering, 0.0)

@@ -12,8 +12,8 @@ from lntrain._checks import as_float64
 
 Array = NDArray[np.float64]
 GAP = 1e-6  # relative duality gap that every reference must meet
-FEW = 8  # rows whose products with X are sooner one by one
-LARGEST = 1e100  # of numbers whose squares can be summed
+FEW = 8  # up to so many rows, products with X are faster one by one
+LARGEST = 1e100  # largest number allowed: sums of squares must not overflow
 
 
 def lasso_objective(X: Any, y: Any, penalty: Any, coef: Any) -> float:
@@ -30,7 +30,7 @@ def duality_gap(X: Any, y: Any, penalty: Any, coef: Any, positive: bool = False)
     """Relative gap (F - D(theta)) / F, theta = s r, r the residual, s <= 1 such that |x_j.theta| <= n lambda_j.
 
     F - D = (1 - s)^2 |r|^2 / 2n + sum_j (lambda_j |beta_j| - s beta_j x_j.r / n): no term is negative, so nothing
-    cancels and a gap of 1e-15 is true.
+    cancels and even a gap of 1e-15 is accurate.
 
     Args:
         X: (n, d). y: (..., n). penalty, coef: (..., d), a gap for each. positive: coef >= 0 is imposed.

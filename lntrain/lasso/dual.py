@@ -21,9 +21,9 @@ CERTIFIED = 1e-8  # what each certificate must meet, relative
 class Reference:
     """A certified solution: coef (d,) float64, its objective, and two relative errors, each at most 1e-8.
 
-    gap: the duality gap over the objective's scale. infeasibility: ||y - X coef|| / ||y|| (or over a millionth of
-    the terms, where these cancel to less) where X coef = y is imposed, or the relative error of the equations that
-    define coef.
+    gap: the duality gap over the objective's scale. infeasibility: ||y - X coef|| / ||y|| (or divided by a millionth
+    of the terms' size, where these cancel to less) where X coef = y is imposed, or the relative error of the equations
+    that define coef.
     dual (n,): the dual variable that certifies it, where there is one.
     """
 
@@ -74,7 +74,7 @@ def dual_newton(X: Array, y: Array, conjugate: Conjugate, ridge: float, start: T
             trial = dual(theta + length * move)
             if np.isfinite(trial[0]) and trial[0] >= value + 1e-4 * length * rise - 1e-15 * abs(value):
                 break
-            spent = not ridge and rise <= 1e-8 * abs(value)  # the value's own digits: then by the slope
+            spent = not ridge and rise <= 1e-8 * abs(value)  # the value has no digits left: judge by the slope
             if spent and np.linalg.norm(y - X @ trial[1]) < 0.5 * np.linalg.norm(slope):
                 break
             length /= 2

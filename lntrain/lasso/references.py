@@ -24,9 +24,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SelfConsistent:
-    """The Lasso whose penalty its own residuals make: lasso, the penalty's relative fixed-point error, iterations.
+    """A Lasso whose penalty depends on its residuals: lasso, the penalty's relative fixed-point error, iterations.
 
-    shift: (n,) what epoch reshuffling takes off the labels, else None; lasso is that of y - shift.
+    shift: (n,) what epoch reshuffling subtracts from the labels (lasso is then for y - shift), else None.
     """
 
     lasso: LassoSolution
@@ -53,7 +53,7 @@ def _positive(values: Any, d: int, name: str) -> Array:
 
 
 def basis_pursuit(X: Any, y: Any, weights: Any = 1.0, *, positive: bool = False) -> Reference:
-    """min sum_j weights_j |beta_j| subject to X beta = y, by HiGHS: where annealed label noise goes.
+    """min sum_j weights_j |beta_j| subject to X beta = y, by HiGHS: the limit of annealed label noise.
 
     Args:
         X: (n, d). y: (n,) in the range of X. weights: positive; `mean_squares(X)` for label noise.
@@ -106,7 +106,7 @@ def _polish(X: Array, y: Array, coef: Array) -> Array:
 
 
 def entropy_interpolator(X: Any, y: Any, init: Any, *, parametrisation: str = "difference") -> Reference:
-    """Where gradient flow without noise goes from w = init: the hyperbolic-entropy interpolator.
+    """The limit of gradient flow without noise from w = init: the hyperbolic-entropy interpolator.
 
     min sum_j phi_j(beta_j) subject to X beta = y, grad phi = z: beta_j = 2 alpha_j^2 sinh(z_j)
     ("difference", "hadamard"), beta_j = alpha_j^2 exp(z_j) ("square"), z = X^T theta.
@@ -115,8 +115,8 @@ def entropy_interpolator(X: Any, y: Any, init: Any, *, parametrisation: str = "d
         X: (n, d). y: (n,) in the range of X. init: alpha, a number or (d,): `DiagonalLinear`'s init.
 
     Returns:
-        Reference; objective sum_j phi_j(beta_j) (0 at the start); coef has the dual's form exactly,
-        so that the infeasibility certifies it; the gap is that of the dual.
+        Reference; objective sum_j phi_j(beta_j) (0 at the start); coef has exactly the form above,
+        so that the infeasibility certifies it; gap is the duality gap.
 
     Raises:
         ValueError: arguments out of range. RuntimeError: no certificate, e.g. y out of reach.
@@ -226,12 +226,12 @@ def oracle_least_squares(X: Any, y: Any, support: Any) -> Reference:
 def self_consistent_lasso(
     X: Any, y: Any, *, lr: float, std: float = 0.0, tol: float = 1e-6, iterations: int = 500, **options: Any
 ) -> SelfConsistent:
-    """The Lasso whose penalty is that of its own residuals: SGD on noisy data, with or without label noise.
+    """The Lasso whose penalty follows from its residuals: that of SGD on noisy data, with or without label noise.
 
     lambda = effective_penalty + (1/2) a lr (f/b) ((1/n) sum_i r_i^2 x_ij^2 - g_j^2), with r^2 and g^2
     the time averages: r_i^2 at the solution + sum_k x_ik^2 v_k, v_k = 2 lambda_k |beta_k| / c_k (the
     Gamma law's variances; without them the loss identity would fail), g_j^2 + sum_k S_jk^2 v_k.
-    With sampling="shuffle" the labels are `shuffle_shift`ed too (.shift; good where an epoch moves beta little).
+    With sampling="shuffle" the Lasso is for y - `shuffle_shift` (.shift; good where an epoch moves beta little).
 
     Args:
         X: (n, d). y: (n,). lr, std, **options: `effective_penalty`'s, batch_size among them.
@@ -258,7 +258,7 @@ def self_consistent_lasso(
 
     def implied(coef: Array, penalty: Array) -> Array:
         on = coef != 0
-        spread = np.sqrt(on.sum() * 2 * penalty[on] * np.abs(coef[on]) / c[on])  # of the average of so many rows
+        spread = np.sqrt(on.sum() * 2 * penalty[on] * np.abs(coef[on]) / c[on])  # times sqrt(rows averaged)
         moves = spread[:, None] * X[:, on].T if on.any() else np.zeros((1, len(y)))
         residuals = X @ coef - y + np.vstack([moves, -moves])  # their r^2 and g^2 have the wanted means
         return np.asarray(label + sampling_penalty(X, residuals, lr=lr, **shared).numpy(), dtype=float)

@@ -27,9 +27,9 @@ from lntrain.lasso.certificate import lasso_objective as lasso_objective
 from lntrain.lasso.solvers import columns_of, working_sets
 from lntrain.lasso.solvers import coordinate_descent as _solve
 
-EXACT = 1e-10  # gap of coordinate descent whose signs were not tried: near alpha_max even 0 has one below GAP
-SOON, LONG = 1e7, 1e9  # n k^2 of active sets: hundredths of a second, to see whether the support is small, and seconds
-# coordinate descent finds large supports sooner, but at small penalties it may never be through
+EXACT = 1e-10  # gap wanted of coordinate descent before its signs are tried: near alpha_max even 0 has one below GAP
+SOON, LONG = 1e7, 1e9  # limits on n k^2 of active sets: hundredths of a second (a trial for small supports), seconds
+# coordinate descent finds large supports faster, but at small penalties it may not converge
 ATTEMPTS: tuple[tuple[Any, ...], ...] = (
     ("signs", LONG),  # of a warm start
     ("lars",),
@@ -64,8 +64,8 @@ class LassoSolution:
 def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, start: Any = None) -> LassoSolution:
     """scikit-learn's Lasso, a penalty for each column: min (1/2n)||y - X beta||^2 + sum_j lambda_j |beta_j|.
 
-    Any table: equal, dependent or nearly dependent columns included. Where the solution is not unique it is one
-    of them, `equicorrelation_set` holds the support of all.
+    Columns may be equal, dependent or nearly dependent. If the solution is not unique, one of them is returned, and
+    `equicorrelation_set` contains the supports of all.
 
     Args:
         X: (n, d), dense or scipy.sparse. y: (n,). penalty: lambda, a positive number or (d,) of them.
@@ -92,7 +92,7 @@ def weighted_lasso(X: Any, y: Any, penalty: Any, *, positive: bool = False, star
 
 
 def relabelled_lasso(X: Any, y: Any, changes: Any, solutions: Sequence[LassoSolution]) -> Tensor:
-    """The weighted Lasso at labels y + change for each solution at labels y: exact, within the same gap.
+    """The weighted Lasso for labels y + change, from each solution for labels y: exact, within the same duality gap.
 
     Args:
         X: (n, d), dense or scipy.sparse. y: (n,). changes: (R, n). solutions: R of them.
@@ -198,8 +198,8 @@ def closed_form_lasso(X: Any, y: Any, penalty: Any, signs: Any, *, positive: boo
 def equicorrelation_set(X: Any, y: Any, solution: LassoSolution, tol: float = 1e-6) -> Tensor:
     """The columns that some solution of this Lasso may use: |x_j.r| / n >= lambda_j (1 - tol), r the residual.
 
-    The residual is the same for all solutions, so the support of each lies in this set; one that is larger than
-    its rank says that there may be many. What the gap leaves open of x_j.r, |x_j| (2 gap F / n)^1/2, is added to it.
+    The residual is the same for all solutions, so the support of each lies in this set; if it has more columns than
+    their rank, there may be many. A shortfall up to |x_j| (2 gap F / n)^1/2, the bound from the gap, is allowed.
 
     Args:
         X: (n, d), dense or scipy.sparse. y: (n,). solution: at labels y. tol: relative, for what is left of rounding.
@@ -254,12 +254,12 @@ def _certified(X: Any, y: Array, penalty: Array, positive: bool, coef: Array) ->
 
 
 def _solve_on_signs(X: Any, y: Array, penalty: Array, start: Array, positive: bool, work: float) -> Array:
-    """From support and signs that are nearly right it is a few linear equations."""
+    """Active sets from `start`: if its support and signs are nearly right, a few linear systems solve the Lasso."""
     return working_sets(columns_of(X), y, penalty, positive, start, work) if start.any() else start
 
 
 def _solve_by_lars(X: Any, y: Array, penalty: Array, positive: bool) -> Array:
-    """From zero, for as long as hundreds of passes of coordinate descent would take."""
+    """Active sets from zero, within the work of hundreds of passes of coordinate descent."""
     return working_sets(columns_of(X), y, penalty, positive, np.zeros(X.shape[1]), max(SOON, 30.0 * X.size))
 
 

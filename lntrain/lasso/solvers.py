@@ -13,8 +13,8 @@ from lntrain.lasso import active_sets
 
 Array = NDArray[np.float64]
 WHOLE = 50_000  # numbers of X up to which all columns are looked at in every step
-POOL = 64  # columns looked at to begin with in a larger X, then twice the support
-ROUNDS = 100  # of new columns: each round lowers the objective, some five are needed
+POOL = 64  # columns of the first working set in a larger X, then twice the support
+ROUNDS = 100  # most working sets: each lowers the objective, about five are needed
 
 
 def columns_of(X: Any) -> Any:
@@ -25,11 +25,11 @@ def columns_of(X: Any) -> Any:
 
 
 def working_sets(columns: Any, y: Array, penalty: Array, positive: bool, start: Array, work: float) -> Array:
-    """From `start`, active sets on its support and the columns with the steepest slopes, until no other is steep.
+    """From `start`, active sets on its support and the columns of steepest slope, until all KKT conditions hold.
 
     Args:
         columns: (d, n), `columns_of(X)`. y: (n,). penalty, start: (d,). positive: impose beta >= 0.
-        work: n times the square of the support, beyond which it stops where it is: coordinate descent's turn.
+        work: limit on n times the squared support size, at which it stops, for coordinate descent to take over.
 
     Returns:
         (d,) coefficients, their objective at most that of `start`.
@@ -71,6 +71,6 @@ def coordinate_descent(X: Any, y: Array, penalty: Array, start: Array, positive:
     solver.coef_ = start * weights
     # the input is checked and ours: scikit-learn's own checks took half of the time
     with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the caller's own gap judges
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the caller checks the duality gap
         solver.fit(scaled, y)
     return np.asarray(solver.coef_ / weights, dtype=np.float64)

@@ -17,7 +17,7 @@ Init = float | Tensor | Callable[[tuple[int, ...]], Tensor]
 
 @dataclass(frozen=True)
 class LogNormalInit:
-    """w = scale * exp(spread * N(0, 1)), each weight its own, from a generator of its own.
+    """w = scale * exp(spread * N(0, 1)), drawn independently for each weight, by a generator seeded with `seed`.
 
     >>> tuple(LogNormalInit(scale=0.1, spread=0.5, seed=0)((2, 3)).shape)
     (2, 3)
@@ -99,7 +99,7 @@ class DiagonalLinear(nn.Module):
         except (TypeError, ValueError):
             raise ValueError(f"init={value!r} is neither a number, a tensor nor a callable") from None
         if alpha.ndim == 1 and len(shape) == 2 and len(alpha) == shape[0] != shape[1]:
-            alpha = alpha[:, None]  # one scale a replica
+            alpha = alpha[:, None]  # one scale per replica
         try:
             alpha = alpha.broadcast_to(shape)
         except RuntimeError:

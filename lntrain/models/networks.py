@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-VGG11 = (1, "M", 2, "M", 4, 4, "M", 8, 8, "M", 8, 8, "M")  # channels over `width`, and max pools
+VGG11 = (1, "M", 2, "M", 4, 4, "M", 8, 8, "M", 8, 8, "M")  # channels in units of `width`; "M" is a max pool
 NORMS = ("group", "batch", "none")
 
 
@@ -101,7 +101,7 @@ def resnet18(
 def vgg11(
     in_shape: Sequence[int], num_classes: int, *, width: int = 64, norm: str = "none", groups: int = 8, seed: int = 0
 ) -> nn.Module:
-    """The convolutions of VGG11, averaged and read by one linear layer (no dropout, so that the noise is the labels').
+    """The convolutions of VGG11, average pooling and one linear layer (no dropout: label noise is the only noise).
 
     Args:
         in_shape, num_classes, norm, groups, seed: as for `resnet18`.
@@ -183,7 +183,7 @@ class MatrixSensing(nn.Module):
         return self.U @ self.U.mT - self.V @ self.V.mT
 
     def forward(self, A: Tensor) -> Tensor:
-        return (A * self.matrix).sum((1, 2))  # faster, stacked, than a product of matrix and vector
+        return (A * self.matrix).sum((1, 2))  # over stacked replicas faster than a matrix-vector product
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -226,7 +226,7 @@ def _norm_layer(norm: str, groups: int, width: int) -> Callable[[int], nn.Module
 
 
 def _kaiming(net: nn.Module) -> None:
-    """torchvision's start of its convolutions."""
+    """Initialise convolutions as torchvision does."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -44,8 +44,8 @@ def quadratic(
 
     Raises:
         ValueError: no such parameter, complex, integer, already parametrised or shared with another
-            layer of `module` (a share outside `module` cannot be seen: give the whole model); or an
-            init that is lost beside W to rounding, when a factor would stay frozen for ever.
+            layer of `module` (sharing outside `module` cannot be seen: give the whole model); or an
+            init so small beside W that rounding loses it, which would freeze a factor for ever.
 
     >>> layer = quadratic(nn.Linear(3, 2), init=0.1)
     >>> layer.weight.tolist(), round(layer.parametrizations.weight.original0[0, 0].item(), 3)
@@ -175,7 +175,7 @@ def _quadratic_names(layer: nn.Module) -> list[str]:
 
 
 def _own_class(layer: nn.Module) -> None:
-    """torch keeps W's property on a class that a deepcopy shares: without this, changing one breaks the other."""
+    """Give the layer its own class: torch keeps W's property on the class, which deepcopies of the layer share."""
     if parametrize.is_parametrized(layer):
         cls = type(layer)
         own = {key: value for key, value in vars(cls).items() if key not in ("__dict__", "__weakref__")}

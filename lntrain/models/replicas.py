@@ -37,7 +37,7 @@ class Replicas(nn.Module):
             raise ValueError("networks: buffers (batch norm) do not stack: use norm=group or norm=none")
         self.names = tuple(named[0])
         self.stacked = nn.ParameterList(torch.stack([p[name].detach() for p in named]) for name in self.names)
-        self._template = [copy.deepcopy(networks[0])]  # in a list: its parameters are not this module's
+        self._template = [copy.deepcopy(networks[0])]  # in a list, so that its parameters are not registered here
 
     def __len__(self) -> int:
         return len(self.stacked[0])
@@ -49,7 +49,7 @@ class Replicas(nn.Module):
     def _one(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         output: Tensor = functional_call(
             self._template[0], parameters, (x,), tie_weights=False
-        )  # to find ties takes time
+        )  # searching for tied weights takes time
         return output
 
     def losses(self, criterion: Criterion, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -73,9 +73,9 @@ class Replicas(nn.Module):
 
 @dataclass(frozen=True)
 class Rows:
-    """What a run trains on: inputs (n, ...) and targets (n, ...) for all replicas, or (R, n, ...) each its own.
+    """What a run trains on: inputs (n, ...) and targets (n, ...) for all replicas, or (R, n, ...) for each.
 
-    `clean` is what the targets become as the noise is annealed to nothing, where they hold its mean.
+    `clean`, for targets that contain the mean of the noise: what they become as the noise is annealed to 0.
     """
 
     inputs: Tensor

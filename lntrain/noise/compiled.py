@@ -1,4 +1,4 @@
-"""Kernels whose compiled code is kept on disk, and is never older than any source it was made of."""
+"""Numba kernels whose compiled code is cached on disk and never used once any kernel source has changed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from numba.core.caching import IndexDataCacheFile
 
 @cache
 def digest() -> str:
-    """Of all sources that hold kernels, as this process met them first."""
+    """Digest of all kernel sources, as this process first read them."""
     return _digest()
 
 
 def _digest() -> str:
-    """Of those sources now: numba looks at the file of one function, and kernels inline those of others."""
+    """Digest of the sources on disk now: numba's cache checks only a kernel's own file, not those it inlines."""
     root, found = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(path for package in ("noise", "engine") for path in (root / package).glob("*.py")):
         found.update(f"{path.name}\0".encode() + path.read_bytes())
@@ -28,9 +28,9 @@ def _digest() -> str:
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """numba.njit(cache=True), kept under the digest of all kernels; what older ones left is cleared.
+    """numba.njit(cache=True), with the digest of all kernel sources in the cache's file names; older files are deleted.
 
-    Sources that change while a process loads them are compiled for it alone: it may hold some old and some new.
+    If the sources change while a process loads them, it compiles without the cache: it may mix old and new code.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -49,7 +49,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def _clear(folder: Path) -> None:
-    """Names hold the digest, so that a process that still runs older code neither reads nor writes newer files."""
+    """Delete cache files of other digests; a process that still runs older code neither reads nor writes newer ones."""
     for path in folder.glob("*.nb[ic]"):
         if digest() not in path.name:
             with suppress(OSError):  # another user's, or gone

@@ -1,4 +1,4 @@
-"""The two controls of the literature: noise of the same power that does not sit in the labels."""
+"""The two control noises of the literature: the same power as label noise, but not added to the labels."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ParameterNoise(Scaled):
 
     Langevin dynamics (SGLD) at temperature std^2 / 2. The noise sigma that HaoChen et al. add to
     the gradient is std = sigma * sqrt(lr). Labels stay as they are. All distributed ranks draw the
-    same numbers, or copies of a parameter would part; a step of lr 0 moves nothing.
+    same numbers, since otherwise their copies of a parameter would diverge; a step of lr 0 moves nothing.
 
     Args:
-        std: standard deviation of a parameter after a time lr * steps of 1; or one a replica.
+        std: standard deviation that a parameter gains over a time lr * steps of 1; or one per replica.
         schedule: step -> factor on std, or None for constant noise.
 
     Raises:
@@ -54,8 +54,8 @@ class ParameterNoise(Scaled):
 class MinibatchNoise(Scaled):
     """Noise of two minibatches: loss <- L(batch) + std * (L(B1) - L(B2)).
 
-    B1 and B2 are `batch_size` rows each, drawn from the batch without replacement, apart from one
-    another. The gradient gains mean 0 and covariance 2 std^2 (n - b) / (b (n - 1)) * Sigma,
+    B1 and B2 are `batch_size` rows each, drawn from the batch without replacement, independently of
+    each other. The gradient gains mean 0 and covariance 2 std^2 (n - b) / (b (n - 1)) * Sigma,
     Sigma = the covariance of the n rows' gradients. It needs rows, so it acts in
     `optimizer.wrap(criterion)`; the criterion returns a mean over rows.
 
@@ -111,19 +111,19 @@ class MinibatchNoise(Scaled):
 
 
 def outside_graphs(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The same call, at which torch.compile breaks its graph: a draw is no tensor operation."""
+    """Call `function` outside torch.compile's graph: drawing random numbers is not a tensor operation."""
     return torch.compiler.disable(function)(*args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def skipped(optimizer: Any) -> bool:
-    """Whether a GradScaler found an infinite gradient in this step of a fused optimiser (it calls no other's)."""
+    """Whether a GradScaler found an infinite gradient in this fused step (for other optimisers it calls no step)."""
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found)
 
 
 @torch.no_grad()
 def shake(optimizer: Any, *_: Any) -> None:
-    """A step's post hook: ParameterNoise on each parameter that has a gradient; the draw is its place."""
+    """Post-step hook: add ParameterNoise to each parameter that has a gradient; its position is the draw number."""
     if torch.compiler.is_compiling():
         outside_graphs(shake, optimizer)
         return
@@ -148,7 +148,7 @@ def _move(parameter: Tensor, at: Draw, scale: NDArray[np.float64]) -> None:
     real = torch.view_as_real(parameter) if parameter.is_complex() else parameter
     xi = draws(philox.normals, at, real.shape, real, ahead=False)
     xi = xi * (torch.from_numpy(scale).to(xi).view(-1, *[1] * (xi.ndim - 1)) if scale.ndim else float(scale))
-    if hasattr(real, "placements"):  # a DTensor: each rank keeps its part of the one noise, so that any layout agrees
+    if hasattr(real, "placements"):  # a DTensor: each rank keeps its shard of the same noise, whatever the layout
         from torch.distributed.tensor import distribute_tensor
 
         xi = distribute_tensor(xi, real.device_mesh, real.placements, src_data_rank=None)  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from lntrain.noise.schedules import Schedule, factor_at
 
 Std = float | tuple[float, ...]
 Law = Callable[..., NDArray[Any]]  # (seed, stream, start, stop, width, draw) -> (stop - start, width)
-AHEAD, NARROW = 64, 256  # steps drawn in one compiled call, where a step takes at most so many numbers
+AHEAD, NARROW = 64, 256  # steps drawn in one compiled call, if a step takes at most NARROW numbers
 
 
 class Draw(NamedTuple):
@@ -30,7 +30,7 @@ class Draw(NamedTuple):
 
 
 def check_std(std: Any) -> Std:
-    """A standard deviation, or one a replica, finite and not negative."""
+    """A standard deviation, or one per replica, finite and not negative."""
     if type(std) is float and 0 <= std < math.inf:
         return std
     many = isinstance(std, (Sequence, Tensor, np.ndarray)) and np.ndim(std) > 0
@@ -49,9 +49,9 @@ def _ahead(
 
 
 def draws(law: Law, at: Draw, shape: torch.Size, like: Tensor, *, scale: float = 1.0, ahead: bool = True) -> Tensor:
-    """scale * what `law` draws, of `shape`, whose leading axis is that of many keys; to read only.
+    """scale * what `law` draws, of `shape`; with several keys they are the leading axis. Read-only.
 
-    Few numbers come from a block of steps drawn `ahead`: one call of the compiled stream, or
+    Small shapes are drawn `ahead` for a block of steps: one call of the compiled stream, or
     one copy to a device, costs more than a small batch's noise.
     """
     if ahead and len(at.keys) == 1 and shape.numel() <= NARROW:
@@ -64,14 +64,14 @@ def draws(law: Law, at: Draw, shape: torch.Size, like: Tensor, *, scale: float =
 
 
 def _add(noise: Any, targets: Tensor, at: Draw, *, std: Any = None) -> Tensor:
-    """targets + std * factor(step) * eps; the leading axis holds a key of `at` each where there are several."""
+    """targets + std * factor(step) * eps; with several keys in `at`, the leading axis holds one entry per key."""
     if not targets.is_floating_point():
         remedy = "perturb torch.view_as_real(y)" if targets.is_complex() else "use LabelFlips for classes"
         raise ValueError(f"{type(noise).__name__} needs float targets, not {targets.dtype}: {remedy}")
     std = noise.std if std is None else check_std(std)
     if std == 0:
         return targets
-    if noise.schedule is None and std == noise.std and isinstance(std, float):  # a scale that stays is drawn ahead too
+    if noise.schedule is None and std == noise.std and isinstance(std, float):  # a constant scale: drawn ahead too
         return targets + draws(noise.unit, at, targets.shape, targets, scale=std)
     eps, factor = draws(noise.unit, at, targets.shape, targets), factor_at(noise.factor, at.step, "noise.schedule")
     if isinstance(std, float):
@@ -96,7 +96,7 @@ class Scaled:
     shared = False  # whether distributed ranks draw the same numbers
 
     def factor(self, steps: Any) -> Any:
-        """What the schedule makes of std at these steps."""
+        """The schedule's factor on std at these steps."""
         return 1.0 if self.schedule is None else self.schedule(steps)
 
     def perturb(self, targets: Tensor, at: Draw, *, std: Any = None) -> Tensor:
@@ -114,7 +114,7 @@ class Additive(Scaled):
         """Draws of mean 0 and variance 1 for steps start..stop-1, (stop - start, width) float32."""
         raise NotImplementedError
 
-    perturb = _add  # no call between: it is made at every step
+    perturb = _add  # assigned, not wrapped: a wrapper would cost a call at every step
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class GaussianNoise(Additive):
 
     Args:
         std: standard deviation (not the paper's delta, which is a variance), in the units of y;
-            or one a replica.
+            or one per replica.
         schedule: step -> factor on std, or None for constant noise.
 
     Raises:
@@ -158,7 +158,7 @@ class RademacherNoise(Additive):
 class Antithetic:
     """eps at even steps, -eps at the odd step that follows: the same penalty, and fluctuations cancel.
 
-    Pairs go by optimiser step and both steps see the same rows; read the last iterate on even steps.
+    Optimiser steps 2k and 2k + 1 form a pair and see the same rows; read the last iterate on even steps.
 
     >>> eps = Antithetic(GaussianNoise(1.0)).unit(0, 0, 6, 8, 3)
     >>> bool((eps[0] == -eps[1]).all())
@@ -192,7 +192,7 @@ class Antithetic:
         return pairs[steps // 2 - start // 2] * sign[:, None]
 
     def factor(self, steps: Any) -> Any:
-        return self.noise.factor(np.asarray(steps) // 2 * 2)  # one scale a pair, or the two would not cancel
+        return self.noise.factor(np.asarray(steps) // 2 * 2)  # one scale per pair, or the two would not cancel
 
     perturb = _add
 
@@ -216,8 +216,8 @@ class NoNoise(Additive):
 class LabelFlips:
     """Each class label c becomes another one with probability p: c <- (c + shift) mod num_classes.
 
-    The shift is uniform on 1..num_classes-1. A row of probabilities turns by its label's shift,
-    so that one-hot rows of c become one-hot rows of what c becomes, draw by draw.
+    The shift is uniform on 1..num_classes-1. A row of probabilities is rotated by the shift of its
+    largest entry's class, so that the same draw flips a class label and its one-hot row alike.
 
     Args:
         p: probability of a flip, in [0, 1].
@@ -259,7 +259,7 @@ class LabelFlips:
             raise ValueError(f"LabelFlips needs integer class targets, not {targets.dtype}: convert with .long()")
         labels, last = targets.long(), self.num_classes - 1
         inside = (labels >= 0) & (labels <= last)
-        if targets.device.type == "cpu" and not bool(inside.all()):  # elsewhere to ask would be to wait
+        if targets.device.type == "cpu" and not bool(inside.all()):  # on a GPU it would synchronise
             for label in set(labels[~inside].tolist()) - {self.ignore_index}:
                 raise ValueError(f"LabelFlips: label {label} is outside 0..{last}: check num_classes or ignore_index")
         axis = int(len(at.keys) > 1)  # behind the replicas
@@ -286,7 +286,7 @@ class LabelFlips:
 
 @lru_cache
 def _flip_law(choices: int) -> Law:
-    """A coin of 32 bits, and one of `choices`, for each label: coins first."""
+    """For each label a 32-bit coin and a pick among `choices`: all coins first, then all picks."""
 
     def law(seed: int, stream: int, start: int, stop: int, width: int, draw: int) -> NDArray[np.int64]:
         drawn = philox.words(seed, stream, start, stop, width, draw).astype(np.int64)

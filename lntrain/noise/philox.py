@@ -108,17 +108,17 @@ def _words(block, i, draw, kind, key):  # type: ignore[no-untyped-def]
 
 @nb.njit(inline="always")
 def _normal_rows(words, rows):  # type: ignore[no-untyped-def]
-    """Four rows of words to four rows of normals; apart from the Philox loop, so that both vectorise."""
+    """Turn four rows of words into four rows of normals; separate from the Philox loop, so that both vectorise."""
     for lane in (0, 2):
         w0, w1, r0, r1 = words[lane], words[lane + 1], rows[lane], rows[lane + 1]
         for i in range(w0.shape[0]):
             r0[i], r1[i] = _box_muller(w0[i], w1[i])
 
 
-# fastmath=False is said, or a caller's would reach these and the numbers change
+# fastmath=False is explicit: a caller's fastmath would otherwise apply here and change the numbers
 @compiled(nogil=True, error_model="numpy", fastmath=False)
 def fill_normals(out, first, draw, key):  # type: ignore[no-untyped-def]
-    """out (4 * blocks, width) float32 from block `first` on; wide and narrow give the same numbers."""
+    """Fill out (4 * blocks, width) float32 from block `first` on; the wide and narrow branch give the same numbers."""
     blocks, width = out.shape[0] // 4, out.shape[1]
     if width >= 16:
         words = np.empty((4, width), np.uint32)
@@ -173,7 +173,7 @@ def fill_rows(out, start, every, n, sampling, key):  # type: ignore[no-untyped-d
     words = np.empty((4 * blocks, b) if sampling < 3 else (1, 1), np.uint32)
     if sampling < 3:
         fill_words(words, first // 4, 0, _ROWS, key)
-    if sampling == 1 and every == 1 and b == 1:  # the shortest steps wait for this
+    if sampling == 1 and every == 1 and b == 1:  # fast path: steps on one row take hardly longer than drawing it
         drawn = words.reshape(-1)[first % 4 :]
         for k in range(count):
             out[k, 0] = (np.uint64(drawn[k]) * np.uint64(n)) >> _32
@@ -257,7 +257,7 @@ def sampled_rows(
 
 
 def check_sampling(n: int, batch_size: int | None, sampling: str | None) -> tuple[int, str]:
-    """(batch size, sampling) with the defaults filled in, or one clear line."""
+    """(batch size, sampling) with the defaults filled in; a one-line ValueError if they do not fit."""
     sampling = sampling_named(sampling)
     if sampling is not None and sampling not in SAMPLINGS:
         raise ValueError(f"sampling={sampling!r} is unknown: choose one of {', '.join(SAMPLINGS)}")

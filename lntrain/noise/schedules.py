@@ -21,8 +21,8 @@ def factors(schedule: Any, start: int, stop: int, name: str, *, block: int = 1) 
     """The factors at steps start..stop-1, checked; step by step where the schedule takes no arrays.
 
     Args:
-        schedule: step -> factor. start, stop: the steps. name: what an error calls it.
-        block: an array is asked for in whole blocks of so many: vectorised functions round by position.
+        schedule: step -> factor. start, stop: the steps. name: used in error messages.
+        block: arrays are evaluated in whole blocks of this many steps: vectorised functions round by position.
 
     Raises:
         ValueError: a factor negative or not finite.
@@ -33,7 +33,7 @@ def factors(schedule: Any, start: int, stop: int, name: str, *, block: int = 1) 
     steps = np.arange(start // block * block, -(-stop // block) * block)
     try:
         values = np.asarray(schedule(steps), np.float64)[start - steps[0] :][: stop - start]
-    except Exception:  # whatever an array makes of a function of a number; what is wrong in itself fails again below
+    except Exception:  # it may take no arrays; a schedule that is wrong for numbers too fails again below
         values = np.empty(0)
     if values.shape != (stop - start,):
         values = np.array([float(schedule(step)) for step in range(start, stop)])
@@ -44,7 +44,7 @@ def factors(schedule: Any, start: int, stop: int, name: str, *, block: int = 1) 
 
 
 def factor_at(schedule: Any, step: int, name: str) -> float:
-    """One of `factors`."""
+    """The factor at one step, checked as in `factors`."""
     value = float(schedule(step))
     if not 0 <= value < math.inf:
         _refuse(name, value, step)

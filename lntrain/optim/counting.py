@@ -1,4 +1,4 @@
-"""Which step the noise of an optimiser is at: hooks that count its steps, and steps that are made again."""
+"""The step number of an optimiser's noise: hooks that count its steps, and the repeat of a dropped step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lntrain.noise.labels import Antithetic, Noise
 
 
 def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """The draw counter moves only if labels were perturbed since the last step; a hook, as torch wraps `step`."""
+    """Post-step hook (torch wraps `step`): count the step only if labels were perturbed since the last one."""
     if skipped(optimizer):
         vars(optimizer)["redraw"] = True
         return
@@ -29,7 +29,7 @@ def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 
 def _tell_unperturbed(optimizer: torch.optim.Optimizer) -> None:
-    """Once, of an optimiser that carries label noise and was never asked for any: its steps are plain SGD's."""
+    """Warn once if an optimiser with label noise has never perturbed any labels: its steps are plain SGD's."""
     group, noise = optimizer.param_groups[0], getattr(optimizer, "noise", None)
     silent = vars(optimizer).get("told") or group.get("noise_step") or isinstance(noise, ParameterNoise)
     if noise is None or silent or not np.any(group.get("noise_std")):
@@ -45,13 +45,13 @@ def _tell_unperturbed(optimizer: torch.optim.Optimizer) -> None:
 
 
 def hook(optimizer: torch.optim.Optimizer, after: Callable[..., None]) -> None:
-    """`after` each step, once; no copy or pickle of an optimiser keeps its hooks."""
+    """Register `after` as a post-step hook unless it is one already: copies and pickles lose their hooks."""
     if after not in optimizer._optimizer_step_post_hooks.values():
         optimizer.register_step_post_hook(after)
 
 
 def follow(optimizer: torch.optim.Optimizer, noise: Noise) -> None:
-    """Count the steps of any optimiser, and those of one that it holds and steps in its place, as SAM does."""
+    """Count the steps of any optimiser, and of an inner optimiser that it steps in its place, as SAM does."""
     hook(optimizer, count_step)
     for held in vars(optimizer).values():
         if isinstance(held, torch.optim.Optimizer) and held.param_groups[0] is optimizer.param_groups[0]:
@@ -74,7 +74,7 @@ def note_dropped(optimizer: torch.optim.Optimizer, noise: Noise) -> None:
 
 
 def again(optimizer: torch.optim.Optimizer, noise: Noise) -> None:
-    """Before a draw: a pair's step that GradScaler dropped is repeated on its numbers, or its twin would differ."""
+    """Before a draw: reuse the numbers of a step that GradScaler dropped, or the two of its pair would differ."""
     if isinstance(noise, Antithetic) and (vars(optimizer).get("redraw") or _dropped(optimizer)):
         for group in optimizer.param_groups:
             if "noise_draw" in group:
@@ -91,7 +91,7 @@ def _dropped(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def moved_uncounted(group: dict[str, Any], moves: tuple[int, int]) -> tuple[int, int]:
-    """How often parameters moved between draws of one step, and their version; a second time is worth a warning."""
+    """(how often parameters changed between draws of one step, their version); warns at the second change."""
     version = sum(p._version for p in group["params"] if not p.is_inference())
     count, last = moves if group["noise_draw"] else (0, version)
     if version != last:

@@ -25,9 +25,9 @@ class NoisyTargets(nn.Module):
     Args:
         criterion: any callable (input, target, ...) -> loss.
         noise: as for LabelNoiseSGD.
-        optimizer: its steps then count the noise's steps (gradient accumulation, antithetic
-            pairs), in its `param_groups`; without one each training call is a step.
-        seed, rank: as for LabelNoiseSGD, whose own are taken where it is the optimizer.
+        optimizer: if given, the noise advances with its steps (for gradient accumulation and
+            antithetic pairs), counted in its `param_groups`; else each training call is a step.
+        seed, rank: as for LabelNoiseSGD; if the optimizer is one, its own are used.
 
     Raises:
         ValueError: noise on the parameters, or another noise than the LabelNoiseSGD's own.
@@ -52,7 +52,7 @@ class NoisyTargets(nn.Module):
     ) -> None:
         super().__init__()
         self.criterion, self.noise, self.seed, self.rank = criterion, as_noise(noise), int(seed), rank
-        self.optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's and Lightning's wrap one
+        self.optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate and Lightning wrap the torch optimiser
         if isinstance(self.optimizer, LabelNoiseSGD):
             if self.noise != self.optimizer.noise:
                 raise ValueError(f"noise={noise}: the optimizer has {self.optimizer.noise}, use optimizer.wrap")
@@ -117,7 +117,7 @@ class NoisyTargets(nn.Module):
 
     @property
     def clean(self) -> Tensor:
-        """The detached clean loss of the last call, at its output: computed when read, held until the next call."""
+        """The last call's loss without noise, detached: computed when read, from inputs kept until the next call."""
         if self._last is None:
             raise RuntimeError("criterion.clean is the loss of the last call: call the criterion first")
         input, target, args, kwargs = self._last

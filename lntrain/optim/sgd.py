@@ -31,7 +31,7 @@ def rank_of(noise: Noise, rank: int | None) -> int:
 
 
 def _unguarded(method: Callable[..., Any]) -> Any:
-    """`method` without torch's guard against its compiler where that is not loaded: its import takes a second."""
+    """`method` without torch's compiler guard while the compiler is not loaded: importing it takes a second."""
 
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -49,17 +49,17 @@ class LabelNoiseSGD(torch.optim.SGD):
 
     Args:
         params: parameters or groups, as for any torch optimiser.
-        lr: step size gamma; or one a replica, which `train` applies (torch's step knows only the largest).
+        lr: step size gamma; or one per replica, which `train` applies (torch's step uses only the largest).
         noise: what is added to labels; a number is the std of Gaussian noise. Or a control of
             the literature, ParameterNoise or MinibatchNoise.
         momentum, dampening, weight_decay, nesterov, maximize, foreach, differentiable, fused:
             torch.optim.SGD's.
-        seed: of the noise and of the batches that `train` draws; or one a replica.
+        seed: of the noise and of the batches that `train` draws; or one per replica.
         rank: stream of the noise; None takes torch.distributed's rank, so that ranks differ.
-            Ranks that share labels need the same number. One a replica goes with a seed each.
+            Ranks that share labels need the same number. One rank per replica needs one seed per replica.
 
     Raises:
-        ValueError: a bad option of SGD, a noise that is none.
+        ValueError: a bad option of SGD, a `noise` that is not a noise.
 
     >>> net = torch.nn.Linear(3, 1)
     >>> optimizer = LabelNoiseSGD(net.parameters(), lr=0.1, noise=0.5, seed=1)
@@ -148,7 +148,7 @@ class LabelNoiseSGD(torch.optim.SGD):
         self._complete()
 
     def keys(self, replicas: int | None = None) -> tuple[tuple[int, int], ...]:
-        """(seed, stream) of each replica: stream rank * R + r of one seed, or stream `rank` of a seed each."""
+        """(seed, stream) of each replica: stream rank * R + r for a single seed, stream `rank` for a seed each."""
         seed = self.param_groups[0]["seed"]
         if isinstance(self.rank, Sequence):
             return tuple(zip(seed, self.rank, strict=True))
@@ -168,7 +168,7 @@ class LabelNoiseSGD(torch.optim.SGD):
         super().zero_grad(set_to_none)
 
     def next_draw(self, replicas: int | None = None) -> tuple[Draw, Any]:
-        """Which numbers the next noise is made of, and its std; each call within a step is a fresh draw."""
+        """(the Draw of the next noise, its std); each call within a step is a fresh draw."""
         refuse_vmap()
         again(self, self.noise)
         group, self.replicas = self.param_groups[0], replicas
@@ -200,7 +200,7 @@ class LabelNoiseSGD(torch.optim.SGD):
         >>> criterion = optimizer.wrap(torch.nn.MSELoss())
         >>> criterion(net(torch.ones(4, 3)), torch.zeros(4, 1)).backward(); optimizer.step()
         """
-        from lntrain.optim.criterion import NoisyTargets  # which knows this class
+        from lntrain.optim.criterion import NoisyTargets  # imported late: its module imports this class
 
         return NoisyTargets(criterion, self.noise, optimizer=self)
 

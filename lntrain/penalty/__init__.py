@@ -1,4 +1,4 @@
-"""The Lasso that label noise solves: its weights before the first step, and what finite steps change."""
+"""The Lasso that label noise solves: its penalty, known before the first step, and what finite steps change."""
 
 from lntrain.penalty.corrections import (
     corrected_penalty,

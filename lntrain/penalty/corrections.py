@@ -76,8 +76,8 @@ def shuffle_shift(
 ) -> Tensor:
     """What epoch reshuffling does beside its variance: training solves the Lasso for y - shift.
 
-    shift = a lr ((n-b)/(n-1)/b) (r * (X^2 |beta|) - X (|beta| * g)), r = X beta - y, g = X^T r / n. A batch has
-    moved beta before the others of its epoch come, with whose Hessians its gradient is correlated.
+    shift = a lr ((n-b)/(n-1)/b) (r * (X^2 |beta|) - X (|beta| * g)), r = X beta - y, g = X^T r / n. A batch
+    moves beta before the later batches of its epoch are read, and its gradient is correlated with their Hessians.
 
     Args:
         X: (n, d). y: (n,). coef: (d,) the solution, about which the shift is taken.
@@ -89,8 +89,9 @@ def shuffle_shift(
     >>> shuffle_shift([[1.0], [-1.0]], [0.0, 0.0], [0.5], lr=0.01, batch_size=1).tolist()
     [0.0, 0.0]
 
-    Source: derived here, to first order in lr * rows of an epoch: each batch's noise has mean -1/(n/b - 1) of its
-    own over the rest of the epoch. In general it is no factor on f ("about 2/3" holds in one setting).
+    Source: derived here, to first order in lr * rows of an epoch: given a batch's noise, the mean
+    noise over the rest of the epoch is -1/(n/b - 1) times it. In general the effect is not a factor on f ("about 2/3"
+    holds in one setting).
     """
     X = Design.of(X).X
     y, beta = (torch.as_tensor(v, dtype=torch.float64).detach().cpu() for v in (y, coef))
@@ -208,7 +209,7 @@ def plan_steps(
     """Steps until the time average meets the KKT conditions within kkt_tol * lambda_j, j on the support.
 
     "iid": K = V_j / (lambda_j e)^2 (= 4 / (a^2 lr^2 V e^2) without momentum), the sd of the mean noise;
-    "compensated", "antithetic": K = |log(|beta_j| / init^2)| / (2 a lr lambda_j e), the way from init.
+    "compensated", "antithetic": K = |log(|beta_j| / init^2)| / (2 a lr lambda_j e), the log distance from init.
 
     Args:
         kkt_tol: e, relative to lambda. X: (n, d). coef: (d,) the Lasso's solution.
@@ -225,7 +226,7 @@ def plan_steps(
     >>> [plan_steps(0.1, ones, [1.0], lr=0.01, std=10.0, statistic=name) for name in ("iid", "compensated")]
     [10000, 1152]
 
-    Source: theory.md section 5. The finite-step bias is apart: no number of steps removes it.
+    Source: theory.md section 5. The finite-step bias is not included: no number of steps removes it.
     """
     if not (math.isfinite(kkt_tol) and kkt_tol > 0):
         raise ValueError(f"kkt_tol={kkt_tol} must be positive: it is relative to lambda")

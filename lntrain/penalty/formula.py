@@ -44,7 +44,7 @@ def step_factor(parametrisation: str = "difference", loss_constant: float = 0.5)
 
 
 def effective_lr(lr: Any, momentum: float = 0.0, dampening: float = 0.0) -> Any:
-    """lr (1 - dampening) / (1 - momentum): what heavy ball and Nesterov do to a slow drift."""
+    """lr (1 - dampening) / (1 - momentum), the effective step size of heavy ball and Nesterov for slow drifts."""
     rates = np.atleast_1d(np.asarray(lr, dtype=float))
     if not (np.isfinite(rates).all() and (rates > 0).all()):
         raise ValueError(f"lr={lr} must be positive and finite")
@@ -101,7 +101,7 @@ def effective_penalty(
 
     Args:
         X: (n, d) design, or a problem.
-        lr: step size; or (R,), one a replica.
+        lr: step size; or (R,), one per replica.
         std: standard deviation of the label noise, in the units of y; or (R,).
         batch_size: b; None reads all n rows.
         parametrisation: "difference", "square" (a = 4 loss_constant) or "hadamard" (a = 2 loss_constant).
@@ -112,7 +112,7 @@ def effective_penalty(
 
     Returns:
         (d,) float64 lambda in scikit-learn's units, (1/2n)||y - X beta||^2 + sum_j lambda_j |beta_j|;
-        (R, d) where lr or std is one a replica.
+        (R, d) where lr or std holds one per replica.
 
     Raises:
         ValueError: an argument out of range, by name.
@@ -152,7 +152,7 @@ def noise_for_penalty(
     std^2 = 2 b alpha / (a lr) where lambda_j = alpha c_j + weight_decay / a.
 
     Args:
-        penalty: alpha, a number (or one a replica: a list of R floats), meaning lambda_j = alpha c_j
+        penalty: alpha, a number (or one per replica: a list of R floats), meaning lambda_j = alpha c_j
             + weight_decay / a; or a tensor or array (d,), which must have that form.
         X, lr, batch_size, ...: as for `effective_penalty`.
 

@@ -15,7 +15,7 @@ from torch.func import functional_call, jacrev, vmap
 from lntrain.noise import philox
 
 Criterion = Callable[..., Tensor]
-Form = Callable[[Tensor], Tensor]  # of one flat vector in the parameters
+Form = Callable[[Tensor], Tensor]  # a function of one flat vector of parameters
 ROW_NUMBERS = 2**24  # numbers that the Jacobians of single rows may take at once
 
 
@@ -53,7 +53,7 @@ class Curvature:
         if loss.ndim or not bool(torch.isfinite(loss)):
             what = f"of shape {tuple(loss.shape)}" if loss.ndim else f"{float(loss)}"
             raise ValueError(f"the loss is {what}: it must be one finite number, the mean over rows")
-        n = len(output)  # the halves with gradients on: a criterion with label noise differs there
+        n = len(output)  # the halves with gradients on: a criterion with label noise then gives another value
         parts = [slice(0, n // 2), slice(n // 2, n)] if n > 1 else [slice(0, n)]
         halves = sum(len(output[part]) / n * float(self.criterion(output[part], self.targets[part])) for part in parts)
         tol = 100 * torch.finfo(loss.dtype).eps
@@ -170,7 +170,7 @@ def _pull(
 
 
 def _signs(seed: int, k: int, width: int) -> Tensor:
-    """Draw k of +1 and -1: its block of the noise's stream, all four lanes."""
+    """Draw k of +1 and -1: from block k of the noise's stream, all four steps of the block."""
     words = philox.words(seed, 0, 4 * k, 4 * k + 4, -(-width // 4)).reshape(-1)[:width]
     return torch.from_numpy(1.0 - 2.0 * (words >> 31))
 

@@ -1,4 +1,4 @@
-"""The objective that noisy labels train on in the mean."""
+"""The expected objective of training on noisy labels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lntrain.sharpness.measures import label_smoothing
 def expected_targets(one_hot: Tensor, noise: Noise) -> Tensor:
     """The mean of the noisy one-hot rows: label-smoothed for flips, the rows themselves for noise of mean 0.
 
-    Both losses are, in the target, linear or linear plus a square that training does not move: with these
-    rows they are the expected loss of the noisy ones, up to a constant.
+    In the target, both losses are linear, up to a square that does not depend on the parameters: with these
+    rows they equal the expected loss of the noisy ones, up to a constant.
 
     >>> import torch
     >>> expected_targets(torch.tensor([[1.0, 0.0, 0.0]]), LabelFlips(0.5, 3)).tolist()

@@ -37,7 +37,7 @@ def hessian_trace(
     """Trace of the Hessian of the loss in the trainable parameters: the mean of v.Hv over random signs v.
 
     Args:
-        model: any module that keeps rows apart, (n, ...) -> (n, ...), in either mode.
+        model: any module that does not mix rows, (n, ...) -> (n, ...), in training or eval mode.
         criterion: (output, target) -> scalar, a plain mean over rows, without label noise.
         inputs, targets: (n, ...).
         draws: sign vectors; None is exact, at one Hessian-vector product a parameter.
@@ -178,7 +178,7 @@ def gradient_covariance_trace(
     seed: int = 0,
     chunk: int = CHUNK,
 ) -> Estimate:
-    """Trace of the covariance of one step's gradient, as far as label noise makes it.
+    """The part of label noise in the trace of the covariance of one step's gradient.
 
     (n / b) E ||g(y') - g(y'')||^2 / 2: y', y'' two independent draws of all n labels, g the mean
     gradient. Under the squared loss c (f - y)^2 it is (2c)^2 std^2 / b times `jacobian_norm`.
@@ -230,7 +230,7 @@ def regulariser(
     Float labels: q = 2 loss_constant std^2 / (outputs b), for any model. Flipped classes under the cross
     entropy: q = 1 / b where the model fits the smoothed labels, since the covariance diag(m) - m m^T of
     a label of mean m is the cross entropy's Hessian at softmax = m (p (1 - p) for two classes and one
-    logit). Take the trace of that objective, `label_smoothing`: p acts through it alone.
+    logit). Take the trace of that smoothed objective (`label_smoothing`): p enters only through it.
 
     Args:
         lr: step size. batch_size: b, rows a step; n for the whole data.
@@ -259,7 +259,7 @@ def regulariser(
         raise ValueError(f"outputs={outputs} must be at least 1")
     if p is not None:
         std, loss_constant, outputs = float(p > 0), 0.5, 1
-    # Constants stay in penalty.py: beta = u v on a column of ones has trace 2 loss_constant (u^2 + v^2) >=
+    # Constants come from lntrain.penalty: beta = u v on a column of ones has trace 2 loss_constant (u^2 + v^2) >=
     # 4 loss_constant |beta|, and the Lasso's loss is ours over 2 loss_constant, so coefficient = lambda / 2.
     penalty = effective_penalty(
         [[1.0]],

@@ -17,15 +17,15 @@ from lntrain.theory.expectation import Target, Way, spread
 
 Array = NDArray[np.float64]
 BIAS = 0.02  # the finite-step bias of lambda that an automatic lr may have
-PAIRED_BIAS = 0.005  # and with antithetic noise, whose last iterate is as far from the Lasso as the step is large
-CORRECTED_BIAS = 0.15  # and where std is chosen so that it is compensated: the formula is of first order
+PAIRED_BIAS = 0.005  # the same with antithetic noise, whose last iterate's distance to the Lasso grows with lr
+CORRECTED_BIAS = 0.15  # the same where std is chosen to compensate for it: the formula is of first order
 SHAKE = (
     0.1  # variance of a weight's factor: at .5 a draw of three sd multiplies a weight by 3, and that feeds on itself
 )
 FINEST = 128  # the largest lr over the smallest that is looked at
-SLACK = 0.1  # of the logarithm of both distances: what less work may cost
+SLACK = 0.1  # of log distance + log fit: how much worse a choice of less work may be
 FEWEST = 1000  # steps of a planned run
-SUPPORT_SHARE = 4  # the support may take so many times the steps that the distance does
+SUPPORT_SHARE = 4  # steps planned for the support are at most this many times those for the distance
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Choice:
-    """A step size, its std, and steps; `needed` without a budget; distance and fit of ten times the work."""
+    """A step size, its std, and steps; steps and work `needed` where no steps are given; `tenfold` as in Plan."""
 
     dynamics: Dynamics
     lr: float
@@ -56,11 +56,11 @@ class Choice:
 
 
 def label_share(target: Target, dynamics: Dynamics, lr: float) -> float | None:
-    """Which part of the wished penalty the label noise must give, so that with all else it is the wished one.
+    """Which share of the target penalty the label noise must give, so that with all other terms the target is met.
 
-    None where the draw of rows alone gives nearly all of it, or more.
+    None where the sampling of rows alone gives nearly all of it, or more.
 
-    Else is what sampling adds and the finite step's bias, averaged over the support by lambda_j |beta_j|.
+    The other terms are those of sampling and of the finite step, averaged over the support by lambda_j |beta_j|.
     """
     lasso, on = target.lasso, target.lasso.support
     if not bool(on.any()):
@@ -87,10 +87,10 @@ def std_of(target: Target, dynamics: Dynamics, lr: float, corrected: bool) -> fl
 
 
 def stable_along(target: Target, dynamics: Dynamics, way: Way | None) -> float:
-    """The step beyond which training leaves its path somewhere: at the start, on the way, or at the Lasso.
+    """The step beyond which training is unstable somewhere: at the start, along the path, or at the Lasso.
 
-    Three bounds: the curvature 2 / (a h), h = max eig(S diag(w_plus^2 + w_minus^2)); a factor
-    1 - a lr g of a weight that stays positive; noise in it of variance 2 a lr lambda_j of at most SHAKE.
+    Three bounds: the curvature 2 / (a h), h = max eig(S diag(w_plus^2 + w_minus^2)); each weight's factor
+    1 - a lr g stays positive; the noise in this factor has a variance 2 a lr lambda_j of at most SHAKE.
     """
     kept, lasso, unit = target.kept, target.lasso, dynamics.rate(1.0)
     weights = 1 if dynamics.parametrisation == "square" else 2
@@ -108,7 +108,7 @@ def stable_along(target: Target, dynamics: Dynamics, way: Way | None) -> float:
 
 
 def largest_lr(target: Target, dynamics: Dynamics, stable: float, limits: Limits) -> float:
-    """Half the stable step, within the bias of lambda that may be left."""
+    """Half the stable step, or less where the allowed bias of lambda requires it."""
     lasso, on = target.lasso, target.lasso.support
     if not bool(on.any()):
         return stable / 2
@@ -121,7 +121,7 @@ def largest_lr(target: Target, dynamics: Dynamics, stable: float, limits: Limits
 
 
 def shift_of(target: Target, dynamics: Dynamics, lr: float, std: float) -> Tensor:
-    """(d,) where the finite step's penalty leads, from the Lasso: a Lasso of its own."""
+    """(d,) from the target Lasso to the Lasso with the actual penalty, finite-step bias included."""
     lasso = target.lasso
     if not bool(lasso.support.any()):
         return torch.zeros_like(lasso.coef)
@@ -163,7 +163,7 @@ def best_choice(target: Target, dynamics: Dynamics, way: Way, largest: float, li
 
 
 def _least(steps: Array, score: Array, allowed: NDArray[np.bool_]) -> tuple[int, int]:
-    """Where the fewest steps are whose score is within SLACK of the best that is allowed."""
+    """The indices of the fewest steps whose score is within SLACK of the best allowed one."""
     allowed = allowed if allowed.any() else steps == steps.min()
     near = np.where(allowed & (score <= score[allowed].min() + SLACK), steps, np.inf)
     i, k = np.unravel_index(int(near.argmin()), near.shape)
@@ -204,7 +204,7 @@ def margins(target: Target) -> Tensor:
 
 
 def support_steps(target: Target, dynamics: Dynamics, lr: float, near: float = 0.05) -> float:
-    """Steps until log w^2 of every coordinate off the support, near ties apart, falls by 8 over half the run."""
+    """Steps until log w^2 of every coordinate off the support, except near ties, falls by 8 over half the run."""
     margin = margins(target)
     far = margin[margin > near]
     slowest = float(far.min()) if len(far) else 1.0

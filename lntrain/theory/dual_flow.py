@@ -1,6 +1,6 @@
-"""The limit flow at depth 2 in its dual, theta(t) = the integral of the residuals: as many numbers as labels.
+"""The limit flow at depth 2 in dual variables, theta(t) = the integral of the residuals: one number per label.
 
-The weights are log w_pm(t) = log alpha - a (+/- X^T theta(t) / n + lambda t), whatever they have decayed to, so no
+The weights follow from it, log w_pm(t) = log alpha - a (+/- X^T theta(t) / n + lambda t), however small, so no
 small weight is ever integrated; d theta/dt = X beta - y is the gradient of a concave function at each time.
 """
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.integrate import LSODA
 
 Array = NDArray[np.float64]
-COARSE = 1e-6  # the rtol above which two nodes of Gauss's rule a step do
-ROOM = 100.0  # how far above any solution's logarithm a trial step may read a weight
+COARSE = 1e-6  # the rtol above which two Gauss nodes per step are enough
+ROOM = 100.0  # how far the log w^2 of a trial step may exceed that of any solution
 
 
 def integrate(
@@ -32,8 +32,8 @@ def integrate(
 ) -> tuple[Array, Array]:
     """States (T, m) of dx/dt = slope(t, x) from `start`, and the averages over (0, t) of coef (T, d).
 
-    coef maps times (k,) and states (k, m) to (k, d). By LSODA, Adams or BDF as stiffness asks, and Gauss's
-    rule of `order` nodes within each of its steps, the first as long as `first` at most. RuntimeError: it gave up.
+    coef maps times (k,) and states (k, m) to (k, d). By LSODA (Adams or BDF, by stiffness), with Gauss's
+    rule of `order` nodes within each step; the first step is at most `first` long. RuntimeError: LSODA failed.
     """
     value = coef(np.zeros(1), start[None])[0]
     states, means = [start] * int(times[0] == 0), [value] * int(times[0] == 0)
@@ -67,7 +67,7 @@ def dual_flow(
     """
     dual = _Dual(X, y, start, penalty, signs, pull, rtol)
     still = np.zeros(len(dual.y))
-    error = max(rtol / 30 / dual.excess, 1e-14)  # of a step in log w^2: those in coef then come to some rtol
+    error = max(rtol / 30 / dual.excess, 1e-14)  # per step in log w^2, which gives about rtol in coef
     atol = error / dual.reach.max()
     order = 2 if rtol > COARSE else 4
     states, means = integrate(dual.slope, dual.jacobian, still, times, dual.coef, 1e-13, atol, dual.first(), order)
@@ -91,16 +91,16 @@ def deep_flow(
     def coef(_: Array, flat: Array) -> Array:
         return np.asarray(model.coef(flat.reshape(-1, *start.shape)))
 
-    with np.errstate(over="ignore", invalid="ignore"):  # the check of what comes out tells
+    with np.errstate(over="ignore", invalid="ignore"):  # `integrate` checks the result
         states, means = integrate(drift, None, start.ravel(), times, coef, rtol, rtol / 10)
     u = states.reshape(-1, *start.shape)
     return model.coef(u), 2 * u, means
 
 
 class _Dual:
-    """theta's equation on the columns `on`; those left out, together, move it by less than `rtol` / 1000 of y.
+    """theta's equation on the columns `on`; the others together would change it by less than `rtol` / 1000 of y.
 
-    |log w^2 moves| <= reach |theta moves|, so a column far below what counts stays out until theta has gone so far.
+    |change of log w^2| <= reach |change of theta|, so a column of tiny weights stays out until theta has moved enough.
     """
 
     def __init__(
@@ -121,12 +121,13 @@ class _Dual:
         self.top = ROOM + max(float(self.start.max()), float(largest.max()))
         self.excess = max(1.0, 2 * math.exp(min(float((self.start - largest).max()), 100.0)))  # weights over beta
         self.floor = largest + math.log(1e-3 * rtol / d)
-        self.back = float((self.decay / self.reach)[norms > 0].max(initial=0.0))  # theta's length of a time undone
+        # a step back in time by dt counts as a move of theta by back * dt
+        self.back = float((self.decay / self.reach)[norms > 0].max(initial=0.0))
         self.norms, self.time, self.theta, self.room = norms, 0.0, np.zeros(len(y)), 0.0
         self._keep(np.arange(d))
 
     def first(self) -> float:
-        """A time in which neither Newton nor any weight has far to go."""
+        """A first step so short that neither theta nor any weight changes much."""
         still = np.zeros(len(self.y))
         fast = float(np.linalg.norm(self.jacobian(0.0, still))) + float(self.decay.max())
         return 1e-3 / (fast + float(self.reach.max() * np.linalg.norm(self.slope(0.0, still))) or 1.0)
@@ -155,7 +156,7 @@ class _Dual:
         return np.asarray(-(self.near[:, heavy] * (self.rate * curve[heavy])) @ self.near[:, heavy].T)
 
     def _weights(self, t: Array, theta: Array) -> list[Array]:
-        """w_pm^2, each (k, columns on), after a look whether the columns still do."""
+        """w_pm^2, each (k, columns on); the columns are first chosen anew if theta has moved too far."""
         moved = float(np.sqrt(((theta - self.theta) ** 2).sum(1).max())) + self.back * max(self.time - t.min(), 0.0)
         if not moved <= self.room:
             self._choose(float(t.min()), theta[t.argmin()])
@@ -167,7 +168,7 @@ class _Dual:
         return [np.exp(np.minimum(middle - sign * z, self.top)) for sign in self.signs[:, 0]]
 
     def _choose(self, t: float, theta: Array) -> None:
-        """Columns that may count before theta moves by `room`: half of what the median column needs, or an e-fold."""
+        """Keep columns that may matter before theta moves by `room`, half of the median column's need or an e-fold."""
         highest = self.logs(np.array([t]), theta[None])[0].max(0)
         needs = (self.floor - highest) / self.reach
         self.time, self.theta, self.room = t, theta.copy(), max(float(np.median(needs)) / 2, 1 / self.reach.max())

@@ -23,7 +23,7 @@ from lntrain.penalty.formula import (
 
 @dataclass(frozen=True)
 class Dynamics:
-    """Everything but the step size and the noise level."""
+    """What determines the dynamics of training, except the step size and the noise level."""
 
     parametrisation: str = "difference"
     loss_constant: float = 0.5
@@ -57,7 +57,7 @@ class Dynamics:
         )
 
     def time(self, steps: float) -> float:
-        """Of the flow, in units of lr: momentum makes a step longer."""
+        """Time of the flow after `steps` steps, in units of lr: momentum makes a step longer."""
         return float(effective_lr(1.0, self.momentum, self.dampening)) * steps
 
     def reads_all(self, n: int) -> bool:
@@ -98,7 +98,7 @@ class Dynamics:
         )
 
     def stable(self, problem: Problem, size: Any) -> float:
-        """The largest stable step where the weights weigh `size` (d,): w_plus^2 + w_minus^2, |beta| at a minimum."""
+        """The largest stable step at weights of `size` (d,): w_plus^2 + w_minus^2, which is |beta| at a minimum."""
         return stable_lr(
             problem,
             size,

@@ -18,7 +18,7 @@ from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.flow import limit_flow
 
 Array = NDArray[np.float64]
-PER_OCTAVE = 2  # points of a way
+PER_OCTAVE = 2  # points per octave of a Way
 RTOL = 1e-3  # of the flow: plans speak of percents
 # relative sd of an expected distance beside its noise: formulas are of first order in lr, and iid noise moves supports
 MODEL_ERROR, IID_MODEL_ERROR = 0.15, 0.25
@@ -27,12 +27,12 @@ NORMAL_90 = 1.645  # two-sided
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the average that is judged should show against the Lasso, relative: the mean over runs.
+    """The expected relative errors of the judged average against the Lasso: the mean over runs.
 
     distance: of the coefficients; fit: ||X b - X b*|| / ||X b*||; excess: (F(b) - F*) / F*, without
     what changes of the support add under iid noise;
-    drift: the distance without what is left of the noise;
-    low, high: between which the distance lies in nine of ten runs; lambda_ratio: the penalty that shows, over
+    drift: the distance without the contribution of noise;
+    low, high: between which the distance lies in nine of ten runs; lambda_ratio: the penalty seen in training over
     the predicted one, mean over the support (nan where the Lasso is zero).
     """
 
@@ -65,7 +65,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Target:
-    """A problem, its Lasso and which columns take part; what both are measured with."""
+    """A problem, its Lasso and which columns are trained; with the norms that errors are relative to."""
 
     problem: Problem
     lasso: LassoSolution
@@ -107,7 +107,7 @@ class Target:
 
 
 def whole(problem: Problem, lasso: LassoSolution) -> Target:
-    """All columns take part."""
+    """The Target in which all columns are trained."""
     return Target(problem, lasso, torch.ones(problem.d, dtype=torch.bool))
 
 
@@ -170,7 +170,7 @@ def spread(target: Target, dynamics: Dynamics, *, lr: float, std: float, steps: 
 
 
 def expectation(target: Target, mean: Tensor, covariance: Tensor, error: float, replicas: int = 1) -> Expectation:
-    """Of an average with this mean (d,) and, on the support, this covariance; error: relative sd of the model's own."""
+    """The errors of an average of given mean (d,) and covariance (on the support); error: relative sd of the model."""
     distance, fit, excess = (float(v[0]) for v in target.errors(mean[None]))
     on, lasso = target.lasso.support, target.lasso
     away = (mean - lasso.coef)[on]
@@ -178,7 +178,7 @@ def expectation(target: Target, mean: Tensor, covariance: Tensor, error: float, 
     trace, fitted = float(covariance.trace()), float((covariance @ target.gram).trace())
     total = distance**2 + trace / target.size**2
     wide = (2 * float(covariance.square().sum()) + 4 * float(away @ covariance @ away)) / target.size**4
-    wide = wide / total**2 if total else 0.0  # the square's variance over its mean's square: as if lognormal
+    wide = wide / total**2 if total else 0.0  # squared coefficient of variation of distance^2, as if lognormal
     middle, n = math.sqrt(total) * (1 + wide) ** -0.125, len(target.y)
     sd = math.sqrt(math.log1p(wide / replicas) + (2 * error) ** 2) / 2
     return Expectation(

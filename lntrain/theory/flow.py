@@ -195,7 +195,7 @@ def label_noise_flow(
         steps: of dt each. dt: the time step, lr unless told otherwise.
         scheme: "log-euler" or "euler". parametrisation, loss_constant, depth, init: as for `limit_flow`.
         replicas: R. seed: of the noise: replica r draws the numbers of `train`'s replica r.
-        burn_in: steps before the means begin. every: record each so many steps; None: the end alone.
+        burn_in: steps before the means begin. every: record every so many steps; None: only the end.
 
     Returns:
         Flow with T records: coef (T, R, d), log_weights (T, R, m, d) and the means.
@@ -247,7 +247,7 @@ class _Run:
         self.model, self.X, self.y, self.lr, self.dt, self.noise, self.seed = model, X, y, lr, dt, noise, seed
         self.logs = scheme == "log-euler"
         self.state = start if self.logs else np.exp(start)
-        self.power = (X * X).sum(0) / len(y) ** 2  # c_j / n: what V_j is to std^2
+        self.power = (X * X).sum(0) / len(y) ** 2  # c_j / n = V_j / std^2
         self.step = 0
         R = len(start)
         self.sums = [np.zeros((R, X.shape[1])), np.zeros((R, len(y))), np.zeros(R)]

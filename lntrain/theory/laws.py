@@ -20,7 +20,7 @@ from lntrain.penalty.formula import effective_lr, step_factor
 Array = NDArray[np.float64]
 FLOOR = -600.0  # of log w^2: the fused engine stops a weight of float64 at 1e-145
 __getattr__ = former(__name__, {"exponents": "lyapunov_exponents"})
-SUNK = -60.0  # a weight below e^-30 is off whatever it does: the fused engine stops one of float32 at 1e-15
+SUNK = -60.0  # of log w^2: a weight below e^-30 counts as off, as the fused engine clamps weights in float32 at 1e-15
 
 
 class Estimate(NamedTuple):
@@ -36,8 +36,8 @@ def batch_means(values: Any, blocks: int | None = None) -> Estimate:
 
     Args:
         values: (K, ...), in order of time where neighbours are correlated.
-        blocks: stretches of equal length that count as independent; None: each value is its own
-            (independent seeds, or block means already). What does not fill a block is dropped.
+        blocks: stretches of equal length that count as independent; None: each value is a block
+            (independent seeds, or block means already). Values that do not fill a block are dropped.
 
     Returns:
         Estimate of shape (...).
@@ -87,12 +87,12 @@ def lambda_hat(X: Any, y: Any, mean_coef: Any, lasso: LassoSolution, *, mean_noi
     Args:
         X: (n, d). y: (n,). lasso: the reference, for support and signs.
         mean_coef: (B, d) or (B, R, d): means of beta over blocks of steps (`block_means`), over replicas, or both.
-        mean_noise: (B, n) or (B, R, n), the realised noise of the same blocks: compensated, the error
-            falls as 1 / T and not as 1 / sqrt(T); None leaves it in.
+        mean_noise: (B, n) or (B, R, n), the realised noise of the same blocks: it is subtracted, and the error
+            falls as 1 / T instead of 1 / sqrt(T); None leaves it in.
 
     Returns:
         Estimate (d,), nan off the reference's support; its standard error is that of batch means over
-        all B * R blocks (compensated neighbours are negatively correlated: it errs upwards).
+        all B * R blocks (compensated neighbouring blocks are negatively correlated: it tends to be too large).
 
     >>> from lntrain.lasso.solve import weighted_lasso
     >>> lasso = weighted_lasso([[1.0], [1.0]], [1.0, 1.0], 0.25)
@@ -112,7 +112,7 @@ def lambda_hat(X: Any, y: Any, mean_coef: Any, lasso: LassoSolution, *, mean_noi
 
 
 def lyapunov_exponents(log_weights: Any, steps: Any) -> Estimate:
-    """Lyapunov exponents: how fast log w^2 moves a step, with the error bar of its increments.
+    """Lyapunov exponents: how much log w^2 moves per step, with the error bar of its increments.
 
     Args:
         log_weights: (B + 1, m, d) or (B + 1, R, m, d), log w^2 at `steps`, after the start is forgotten.
@@ -238,7 +238,7 @@ def loss_identity(mean_loss: Any, lasso: LassoSolution) -> Estimate:
         mean_loss: (R,) or (B,), independent means, of `Flow.mean_loss` or of a snapshot's `loss` at loss_constant 0.5.
 
     Raises:
-        ValueError: an objective of 0 (labels of 0), which the loss has no ratio to.
+        ValueError: an objective of 0 (labels of 0), where the ratio is undefined.
 
     Source: theory.md section 5: sum_j E beta_j (g_j - lambda_j) = 0 with E g_j = -lambda_j on the support.
     """

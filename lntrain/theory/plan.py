@@ -21,22 +21,22 @@ from lntrain.theory.support import undecided_probability
 TARGET_DISTANCE = 0.005  # wished relative distance, where none is named
 MARGIN = 0.05  # 1 - |g_j|/lambda_j below which a coordinate off the support is a near tie, which no plan waits for
 DEFAULT_RATIO = 0.1
-LARGE = 0.05  # a relative error of lambda that deserves a word
+LARGE = 0.05  # a relative error of lambda that the plan notes
 LOOSE = 0.03  # a distance of the coefficients from which on a table may be called ill-determined
-FARTHER = 4.0  # so many times larger a step must become by leaving columns out
+FARTHER = 4.0  # columns are left out only if the stable step becomes this many times larger
 PAIRS_PAY = 10.0  # iid noise must take so many times more work for antithetic pairs to be chosen
-BATCHES_PAY = 2.0  # and whole steps for batches to be
-NEARLY = 0.3  # of the logarithm of both distances: as good for a budget's end
-LONGEST = 1e10  # steps of a plan that no budget bounds
+BATCHES_PAY = 2.0  # batches are chosen if whole-batch steps take this many times more work
+NEARLY = 0.3  # of log distance + log fit: choices this close to the best are compared by work
+LONGEST = 1e10  # bound on work and steps where there is no budget
 
 
 @dataclass(frozen=True)
 class Plan:
     """A prediction: lr, std, penalty (d,), its Lasso (None without noise), alpha = mean lambda_j / c_j, steps.
 
-    expected: of the average that is judged, over the second half of the steps where `tail`, else over all;
-    tenfold: (distance, fit) that ten times the work would reach; kept (d,): the columns that take part;
-    ill_determined: the +/- x of the coefficients where they are less determined than the fit, else None.
+    expected: for the judged average, over the second half of the steps where `tail`, else over all;
+    tenfold: (distance, fit) that ten times the work would reach; kept (d,): the columns that are trained;
+    ill_determined: the uncertainty +/- x of the coefficients if they are less determined than the fit, else None.
     """
 
     dynamics: Dynamics
@@ -92,7 +92,7 @@ def make_plan(
         tail: judge the mean over the second half. replicas: networks, which share the budget.
 
     Raises:
-        ValueError: two wishes at once, or one out of range, named as in the configuration.
+        ValueError: two of std, alpha, alpha_ratio, or a value out of range, named as in the configuration.
 
     >>> from lntrain import sparse_regression
     >>> plan = make_plan(sparse_regression(seed=1), Dynamics(), alpha_ratio=0.1)
@@ -177,9 +177,9 @@ def _lr_for_std(problem: Problem, dynamics: Dynamics, std: float, limits: Limits
 def _taking_part(
     problem: Problem, lasso: LassoSolution, several: Sequence[Dynamics]
 ) -> tuple[Target, dict[Dynamics, float]]:
-    """The columns that train: one with ||x_j|| ||y|| / n < lambda_j sinks whatever the residual, and needs no step.
+    """The columns to train: one with ||x_j|| ||y|| / n < lambda_j decays to 0 whatever the residual.
 
-    It is left out (at 0) only where its large penalty alone forbids the step that the others need.
+    Such a column is left out (at 0) only where its large penalty alone forbids the step that the others need.
     """
     everything = whole(problem, lasso)
     stables = {each: stable_along(everything, each, None) for each in several}
@@ -195,7 +195,7 @@ def _taking_part(
 def _choose(
     target: Target, several: Sequence[Dynamics], stables: dict[Dynamics, float], limits: Limits
 ) -> tuple[Choice, float]:
-    """The dynamics, its step size and steps, and its stable step along the way."""
+    """(the chosen dynamics with its step size and steps, its largest stable step along the path)."""
     n, d, first = target.problem.n, target.problem.d, several[0]
     cheapest = min(each.cost(n, d) for each in several) * limits.replicas
     most = min(max(limits.steps or 0, 10 * limits.work / cheapest), 10 * LONGEST)
@@ -224,7 +224,7 @@ def _choose(
 
 
 def _as_trained(target: Target, choice: Choice) -> Target:
-    """With the penalty that lr and std give, to the last digit: a resume knows these two alone."""
+    """The target with exactly the penalty that lr and std give, since a resumed run knows only these two."""
     problem, own = target.problem, choice.dynamics
     penalty = effective_penalty(problem, lr=choice.lr, std=choice.std, **own.penalty_options())
     lasso = weighted_lasso(problem.design.array, problem.y, penalty, positive=own.parametrisation == "square")

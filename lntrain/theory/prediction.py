@@ -28,7 +28,7 @@ class Prediction:
 
     weights (d,) float64; exponent 1 at depth 2, 2 - 2/L at depth L; terms: further penalties, none today;
     reference: its certified solution; bias (d,): of the weights, relative, to first order in the step;
-    stable_lr: the step beyond which training leaves its path; notes: one line each.
+    stable_lr: the step beyond which training is unstable; notes: one line each.
     """
 
     weights: Tensor

@@ -1,4 +1,4 @@
-"""Which theorem of the paper speaks about a problem at a noise level, and how well its design is conditioned."""
+"""Which theorem of the paper applies to a problem at a noise level, and how well its design is conditioned."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def irrepresentability_margin(X: Any, coef: Any, weights: Any = 1.0, *, signed: 
 def delta_minus(X: Any, coef: Any) -> float:
     """sup{delta_bar: |beta_k| > delta_bar [(2 Xb_S^T Xb_S)^-1 (hb_S sign_S)]_k sign_k on S}.
 
-    Below it Theorem 2's closed form keeps the truth's signs (on S; off it domination decides).
+    Below it Theorem 2's closed form keeps the truth's signs on S (off S the domination condition decides).
 
     Args:
         X: (n, d). coef: (d,) the truth.
@@ -101,7 +101,7 @@ def delta_minus(X: Any, coef: Any) -> float:
     >>> round(delta_minus([[1.0, 0.0], [0.0, 1.0]], [1.0, 0.5]), 9)
     1.0
 
-    Source: Pillaud-Vivien et al., COLT 2022, Theorem 2; with sign_S = 1 it is theirs.
+    Source: Pillaud-Vivien et al., COLT 2022, Theorem 2; with sign_S = 1 it is the paper's.
     """
     X, beta = Design.of(X).X.numpy(), torch.as_tensor(coef, dtype=torch.float64).detach().cpu().numpy()
     on = beta != 0
@@ -244,7 +244,7 @@ def restricted_eigenvalue(
         mu = mutual_incoherence(X)
         lower = max(lower, float(c[0]) * (1 + mu - (1 + cone) ** 2 * k * mu))
     upper = _local_search(S, on, cone, starts, seed)
-    return min(lower, upper), upper  # they differ by rounding alone where they meet
+    return min(lower, upper), upper  # bounds that meet may cross by rounding
 
 
 def _local_search(S: Array, on: NDArray[np.bool_], cone: float, starts: int, seed: int) -> float:

@@ -15,7 +15,7 @@ from lntrain._moved import warn
 from lntrain.data.design import Design
 from lntrain.lasso.solve import LassoSolution
 
-LEVEL = 0.01  # that a coordinate is wrongly told to be gone, a coordinate and look
+LEVEL = 0.01  # probability that a coordinate of the support is declared off, per coordinate and look
 SIGMAS = float(stats.norm.isf(LEVEL))
 FALL = 8.0  # of log w^2: a weight that loses e^-8 over half the run has left
 
@@ -49,9 +49,9 @@ def verdict(
 ) -> Verdict:
     """Support, complement or undecided, by the sign of the drift of log w_j^2 where w_j is small, against its error.
 
-    That drift is 2 a lr lambda_j q_j a step, q_j = |g_j - c_j beta_j| / lambda_j - 1 at the time mean: c_j |beta*_j| /
-    lambda_j on the support, |g*_j| / lambda_j - 1 < 0 off it. With e = `lack`, what the largest coordinate still lacks
-    of its own lambda, r_j = SIGMAS sd(g_j) / lambda_j + e and R_j = SIGMAS c_j sd(beta_j) / lambda_j + e,
+    That drift is 2 a lr lambda_j q_j per step, q_j = |g_j - c_j beta_j| / lambda_j - 1 at the time mean: c_j |beta*_j|
+    / lambda_j on the support, |g*_j| / lambda_j - 1 < 0 off it. With e = `lack`, the relative gap of |g_j| to lambda_j
+    at the largest coordinate, r_j = SIGMAS sd(g_j) / lambda_j + e and R_j = SIGMAS c_j sd(beta_j) / lambda_j + e,
     support: q_j > R_j, and the mean is as large: c_j |beta_j| / lambda_j > R_j;
     complement: q_j < -r_j, and the weights have gone: they fell, or c_j |beta_j| / lambda_j < -q_j / 2.
 
@@ -84,7 +84,7 @@ def verdict(
 
 
 def inflation(X: Any, active: Tensor) -> Tensor:
-    """sqrt(c_j (S_AA^-1)_jj), (R, d): how much more the others of A = active (R, d) make beta_j follow g_j.
+    """sqrt(c_j (S_AA^-1)_jj), (R, d): how much the other columns of A = active (R, d) amplify beta_j's response to g_j.
 
     1 outside A; inf where A holds as many columns as X has rows.
 
@@ -109,12 +109,12 @@ def undecided_probability(X: Any, y: Any, lasso: LassoSolution, *, rate: float, 
     """(d,) P(undecided) after `steps` steps of iid noise, known before the first: P(-r_j < q_j < R_j), q_j Gaussian.
 
     q_j has the mean c_j |beta*_j| / lambda_j on the support and |g*_j| / lambda_j - 1 off it; sd(g_j) / lambda_j =
-    sqrt(2 / (rate lambda_j steps)), in q_j and R_j times sqrt(c_j (S_AA^-1)_jj) on the support A. Off it this is
-    what happens at most, as the support absorbs a part of the noise. It leaves out `lack`, which fades as 1 / steps
-    (a few percent more are undecided in 1-D), and antithetic noise, which leaves next to none undecided.
+    sqrt(2 / (rate lambda_j steps)), multiplied by sqrt(c_j (S_AA^-1)_jj) in q_j and R_j on the support A. Off it
+    this is an upper bound, as the support absorbs a part of the noise. It neglects `lack`, which decays as 1 / steps (a
+    few percent more are undecided in 1-D), and is not for antithetic noise, which leaves almost none undecided.
 
     Args:
-        X: (n, d). y: (n,). lasso: the prediction. rate: a lr, with momentum's factor. steps: K.
+        X: (n, d). y: (n,). lasso: the prediction. rate: a * lr, with momentum's factor. steps: K.
 
     >>> from lntrain.lasso.solve import weighted_lasso
     >>> small, large = (weighted_lasso([[1.0], [1.0]], [1.0 + b] * 2, 1.0) for b in (0.2, 2.0))

@@ -1,4 +1,4 @@
-"""The loop that yields snapshots, replicas of any network side by side, and the judge of a snapshot."""
+"""The loop that yields snapshots, replicas of any network side by side, and the evaluation of a snapshot."""
 
 from lntrain.training.evaluation import evaluate
 from lntrain.training.loop import DivergenceError, Snapshot, train

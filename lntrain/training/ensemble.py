@@ -22,7 +22,7 @@ from lntrain.training.loop import HEARTBEAT, DivergenceError
 from lntrain.training.points import log_spaced
 
 ROWS_AHEAD = 256  # steps whose rows are drawn in one call
-OCTAVES = 11  # that a schedule goes back from the last step
+OCTAVES = 11  # before the last step that a schedule covers
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Progress:
     _state: dict[str, Any] = field(repr=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `descend(..., state=)` needs to go on, on one machine bit for bit."""
+        """All that `descend(..., state=)` needs to resume, bit for bit on the same machine."""
         return copy.deepcopy(self._state)
 
 
@@ -84,7 +84,7 @@ def descend(
     Args:
         networks: R replicas. optimizer: over networks.parameters(), with R seeds.
         rows: what to train on. criterion: (output, target) -> scalar, the mean over a batch.
-        steps: the last step. batch_size, sampling: as for `lntrain.train`, "noisy_rows" apart.
+        steps: the last step. batch_size, sampling: as for `lntrain.train`, except "noisy_rows".
         anneal: what falls to 0 at the end. lr_schedule: step -> a further factor on lr.
         scheduled: steps to report. state: an earlier Progress' state_dict().
 
@@ -137,7 +137,7 @@ class _Loop:
     def run(self, scheduled: set[int]) -> Iterator[Progress]:
         try:
             yield from self._run(scheduled)
-        finally:  # the optimiser's own settings, where annealing left others
+        finally:  # restore the optimiser's settings, which annealing changed
             self._set(1.0, 1.0)
 
     def _run(self, scheduled: set[int]) -> Iterator[Progress]:

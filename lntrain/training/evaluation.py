@@ -59,10 +59,10 @@ def evaluate(
 
     Args:
         problem: what was trained on. snapshot: from `train`.
-        reference: a `predict`ion; or the weighted Lasso, one a replica where penalties differ; or None.
-        penalty: (d,) or (R, d) lambda; the reference's own unless told otherwise.
-        average: what lambda_ratio, kkt_residual, l1_norm_mean and distance_compensated are of: "all", the mean
-            of all steps, or "tail", that of about the second half. Distances, fits and objectives have both.
+        reference: a `predict`ion; or the weighted Lasso, one per replica where penalties differ; or None.
+        penalty: (d,) or (R, d) lambda; by default the reference's.
+        average: what lambda_ratio, kkt_residual, l1_norm_mean and distance_compensated are computed from: "all", the
+            mean of all steps, or "tail", that of about the second half. Distances, fits and objectives have both.
 
     Returns:
         name -> value; with replicas the mean over them, and its standard deviation as name + "_sd".
@@ -125,7 +125,7 @@ def measure(
 
 
 def _sampled(snapshot: Snapshot, steps: int) -> float:
-    """1 / (batch_size steps) where rows are drawn, else 0: their mean residuals vary by that times n r^2."""
+    """1 / (batch_size steps) if rows are drawn, else 0: times n r^2 it is the variance that the sampling adds."""
     size, sampling = (snapshot._state.get(name) for name in ("batch_size", "sampling"))
     return 1.0 / (size * steps) if size and steps and sampling not in ("full", "noisy_rows") else 0.0
 
@@ -144,7 +144,7 @@ def _fits(problem: Problem, coefs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _distances(
     beta: Tensor, last: Tensor, averages: Mapping[str, Tensor], fits: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Each row's distances to coefficients (d,) or (R, d), and of the fits to theirs, fits[""]."""
+    """Each row's distances to the coefficients beta, (d,) or (R, d), and those of the fits to fits[""]."""
     figures = {"distance_last": distance(last, beta)}
     for name, average in averages.items():
         figures |= {f"distance_{name}": distance(average, beta), f"fit_{name}": distance(fits[name], fits[""])}
@@ -159,7 +159,7 @@ def _support(
     power: Tensor,
     fell: Tensor | None,
 ) -> Verdict:
-    """theory.md section 4's verdict; a model without log-weights is on where its mean is not tiny."""
+    """theory.md section 4's verdict; without log-weights, a coordinate is on where its mean is not tiny."""
     if fell is None:
         off = mean.abs() <= 1e-3 * mean.abs().amax(-1, keepdim=True)
         return Verdict(~off, off)

@@ -25,7 +25,7 @@ from lntrain.penalty.formula import stable_lr
 from lntrain.training.points import POINTS_PER_OCTAVE, log_spaced
 
 HEARTBEAT = 0.2  # seconds between heartbeats
-LONGEST = 2**40  # steps of a chunk: it doubles at every one of thousands of close snapshots
+LONGEST = 2**40  # steps per chunk: without this limit it doubles at each of thousands of close snapshots
 GROWTH = 1e6  # a loss this many times its start (with the noise) has diverged
 
 
@@ -61,7 +61,7 @@ class Snapshot:
     tail_noise: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `train(..., state=)` needs to go on, on one machine bit for bit; loads with weights_only=True."""
+        """All that `train(..., state=)` needs to resume, bit for bit on one machine; loads with weights_only=True."""
         return copy.deepcopy(self._state)
 
 
@@ -86,8 +86,8 @@ def train(
         model: a DiagonalLinear, or any nn.Module on the torch path.
         optimizer: LabelNoiseSGD, or any torch optimiser (then without noise).
         problem: X (n, d), dense or CSR, y (n,), in the model's dtype.
-        steps: the last step, counted from the run's beginning also when `state` goes on from one.
-        batch_size: rows a step, None for all. sampling: "full", "replacement" (the default with a
+        steps: the last step, counted from the run's beginning also when resuming from `state`.
+        batch_size: rows per step, None for all. sampling: "full", "replacement" (the default with a
             batch_size), "without", "shuffle" (epochs) or "noisy_rows" (full gradient, noise on b labels).
         loss_constant: 0.5 is half the mean square, 0.25 the paper's.
         lr_schedule: step -> factor on lr.
@@ -150,7 +150,7 @@ def _begin(
 
 
 def _schedule(steps: int, snapshots: str | Iterable[int], period: int = 1) -> set[int]:
-    """The steps to report; "log" keeps to whole pairs of antithetic noise, whose mean is 0 there alone."""
+    """The steps to report; "log" takes only ends of antithetic pairs, where the noise has mean 0."""
     if isinstance(snapshots, str):
         if snapshots != "log":
             raise ValueError(f'snapshots={snapshots!r}: give "log" or the steps to report')
@@ -184,7 +184,7 @@ def _advance(
             if now - beat > pause and run.step < stop:
                 yield _snapshot(run, engine, scheduled=False)
                 beat = time.monotonic()
-                pause = max(HEARTBEAT, 20 * (beat - now))  # a heartbeat of a large model must not slow it
+                pause = max(HEARTBEAT, 20 * (beat - now))  # the heartbeats of a large model must not slow its training
         _record(run)
         if stop in scheduled:
             yield _snapshot(run, engine, scheduled=True)
@@ -218,7 +218,7 @@ def _check(run: Run, problem: Problem, bound: Tensor) -> None:
 
 
 def _remedy(run: Run, problem: Problem, lr: float) -> str:
-    """A step that is stable at the least squares solution and where the run was half way, below the one that failed."""
+    """Advice: an lr below the failed one that is stable at the least squares solution and half way through the run."""
     if not isinstance(run.model, DiagonalLinear) or run.model.depth != 2 or problem.X.layout != torch.strided:
         return "take a smaller lr"
     X, y = problem.X.double(), problem.y.double()
@@ -232,7 +232,7 @@ def _remedy(run: Run, problem: Problem, lr: float) -> str:
 
 
 def _record(run: Run) -> None:
-    """Keep log-weights and sums of the last half of the run: tail means and the support rule look back half way."""
+    """Record log-weights and sums; keep only the last half of the run, for tail means and the support rule."""
     half = run.step // 2 // run.period * run.period
     run.history = [kept for kept in run.history if half <= kept["step"] != run.step]
     record = {"step": run.step, **{f"{name}_sum": run.total(name) for name in ("coef", "noise") if run.summed(name)}}
@@ -248,7 +248,7 @@ def _half_way(run: Run) -> dict[str, Any]:
 
 
 def _tail(run: Run, earlier: dict[str, Any], name: str) -> Tensor:
-    """The mean of "coef" or "noise" since the record; the mean of all where nothing came after it or it has no sum."""
+    """The mean of "coef" or "noise" since `earlier`; over all steps if none came after it or it holds no sum."""
     since, before = run.step - earlier["step"], earlier.get(f"{name}_sum")
     return run.mean(name) if before is None or since == 0 else (run.total(name) - before) / since
 
@@ -316,7 +316,7 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.step, run.base_lr = state["step"], state["base_lr"]
-    run.history = [  # before tail means there were pairs (step, log-weights)
+    run.history = [  # former releases stored pairs (step, log-weights)
         kept if isinstance(kept, dict) else {"step": kept[0], "log_weights": kept[1]} for kept in state["history"]
     ]
     run.sums = {key: value.to(run.sums[key].device) for key, value in state["sums"].items()}

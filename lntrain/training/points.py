@@ -1,13 +1,13 @@
-"""Steps that lie evenly in the logarithm: those that every loop reports."""
+"""Log-spaced steps, at which every loop reports."""
 
 from __future__ import annotations
 
-POINTS_PER_OCTAVE = 4  # where nothing else is asked
-LARGE, APART = 200_000, 1600  # numbers of X from which on metrics cost as much as some 80 steps, and steps between them
+POINTS_PER_OCTAVE = 4  # the default
+LARGE, APART = 200_000, 1600  # numbers of X above which metrics cost about 80 steps, and then the steps between them
 
 
 def log_spaced(steps: int, per_octave: int, *, octaves: int | None = None, period: int = 1) -> list[int]:
-    """`steps`, and so many an octave below it down to 1 (or `octaves` below), each at whole periods; falling, repeated.
+    """Steps from `steps` down to 1 (or by `octaves`), `per_octave` per octave, at whole periods; falling, with repeats.
 
     >>> log_spaced(16, 1), log_spaced(9, 1, period=2), log_spaced(1000, 2, octaves=1)
     ([16, 8, 4, 2, 1], [8, 4, 2, 0], [1000, 707, 500])
@@ -17,10 +17,10 @@ def log_spaced(steps: int, per_octave: int, *, octaves: int | None = None, perio
 
 
 def points(steps: int, per_octave: int | None, *, size: int = 0, period: int = 1) -> str | list[int]:
-    """The steps to report, so many an octave, evenly in the logarithm; "log" is `train`'s own choice.
+    """The steps to report, log-spaced, `per_octave` per octave; "log" leaves the choice to `train`.
 
-    Where X holds `size` > LARGE numbers they lie at least APART steps apart, so that metrics cost a twentieth of the
-    steps at most; and at whole pairs of antithetic noise (`period` 2).
+    If X holds more than LARGE numbers (`size`), they are at least APART steps apart, so that metrics cost at most a
+    twentieth of the steps; with antithetic noise (`period` 2) they are at whole pairs.
 
     >>> points(100, 1), points(4000, 1, size=10**6, period=2)
     ([100, 50, 25, 12, 6, 3, 1], [4000, 2000])
