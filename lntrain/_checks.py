@@ -67,15 +67,21 @@ def _frame(frame: Any) -> Any:
 
 
 def as_float64(values: Any) -> Any:
-    """A tensor or array as a float64 array in memory; a sparse one as scipy's CSR."""
+    """A tensor or array as a float64 array in memory; a sparse one as scipy's CSR; complex numbers are refused."""
     if isinstance(values, Tensor) and values.layout == torch.sparse_csr:
         where = (part.cpu().numpy() for part in (values.col_indices(), values.crow_indices()))
         values = csr_array((values.values().detach().cpu().double().numpy(), *where), shape=tuple(values.shape))
-    if issparse(values):
+    if issparse(values) and values.dtype.kind != "c":
         X = csr_array(values, dtype=np.float64)
         if not X.has_canonical_format:  # an entry in two parts has no square of its own
             X = X.copy()
             X.sum_duplicates()
         kind = np.int32 if X.nnz < 2**31 else np.int64  # scikit-learn's coordinate descent wants int32
         return csr_array((X.data, X.indices.astype(kind, copy=False), X.indptr.astype(kind, copy=False)), shape=X.shape)
-    return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=np.float64)
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.numpy() if values.is_complex() else values.double().numpy()
+    values = np.asarray(values)
+    if values.dtype.kind == "c":
+        raise ValueError("complex numbers are no data of a regression: give real ones")
+    return np.asarray(values, dtype=np.float64)

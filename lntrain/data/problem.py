@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lntrain._checks import as_tensor
+from lntrain._checks import as_tensor, whole_number
 from lntrain.data.design import Design
 
 _ROWS = 64  # rows checked at a time: a mask of the whole of a large X would double its memory
@@ -178,7 +178,7 @@ def sparse_regression(
         raise ValueError(f"rho={rho} must lie in (-1, 1)")
     if not noise >= 0:
         raise ValueError(f"noise={noise} must not be negative")
-    rng = np.random.Generator(np.random.Philox(seed))
+    rng = np.random.Generator(np.random.Philox(whole_number("problem.seed", seed)))
     X = rng.standard_normal((n, d))
     if design == "rademacher":
         X = np.where(X < 0, -1.0, 1.0)

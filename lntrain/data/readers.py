@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lntrain._checks import as_tensor
 from lntrain.data.delimited import read_delimited
 from lntrain.data.problem import Problem
 from lntrain.data.tabular import Table, counted, listed, take_target, to_arrays
@@ -48,8 +50,12 @@ def from_arrays(
     >>> from_arrays([[1.0, 0.0], [3.0, 1.0], [5.0, 5.0]], [1.0, 2.0, 4.0]).X.mean(0).abs().max().item() < 1e-12
     True
     """
-    X, y = np.array(X, dtype=np.float64), np.array(y, dtype=np.float64)
+    X, y = (np.array(as_tensor(v, f"{where}: {name}").double().numpy()) for name, v in (("X", X), ("y", y)))
+    if X.ndim != 2 or y.shape != X.shape[:1] or 0 in X.shape:
+        raise ValueError(f"{where}: X {X.shape} and y {y.shape} do not fit: give (n, d) and (n,)")
     columns = tuple(columns) or tuple(str(j) for j in range(X.shape[1]))
+    if len(columns) != X.shape[1]:
+        raise ValueError(f"{where}: {len(columns)} names of columns for the {X.shape[1]} of X: give one for each")
     _check(X, y, columns, where)
     constant = (np.ptp(X, 0) == 0) & (center or scale or (X[0] == 0))
     if constant.any():
@@ -162,32 +168,49 @@ def from_file(
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"problem.path: no file {str(path)!r}")
-    stem = Path(path.stem) if path.suffix.lower() == ".gz" else path
-    kind = stem.suffix.lower()
-    packed = stem is not path
-    if kind in TEXT:
-        table, y = _read_text(path, target, delimiter)
-    elif kind in PARQUET and not packed:
-        table, y = take_target(_read_parquet(path), target)
-    elif kind == ".npz" and not packed:
-        table, y = _as_table(path, *_read_npz(path))
-    elif kind in SVMLIGHT and not packed:
-        table, y = _as_table(path, *_read_svmlight(path))
-    else:
-        raise ValueError(
-            f"problem.path: {path.name} ends in {path.suffix!r}: give .csv, .tsv, .csv.gz, .parquet, .npz or .svmlight"
+    with _named(path):
+        table, y = _read(path, target, delimiter)
+        arrays = to_arrays(table, y, missing=missing, categorical=categorical)
+        return from_arrays(
+            arrays.X,
+            arrays.y,
+            columns=arrays.names,
+            target=target or "y",
+            notes=arrays.notes,
+            center=center,
+            scale=scale,
+            name=(Path(path.stem) if path.suffix.lower() == ".gz" else path).stem,
+            where=path.name,
         )
-    arrays = to_arrays(table, y, missing=missing, categorical=categorical)
-    return from_arrays(
-        arrays.X,
-        arrays.y,
-        columns=arrays.names,
-        target=target or "y",
-        notes=arrays.notes,
-        center=center,
-        scale=scale,
-        name=stem.stem,
-        where=path.name,
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever a malformed file makes zipfile, zlib, pyarrow or NumPy raise is one line that names the file."""
+    try:
+        yield
+    except MemoryError:
+        raise ValueError(f"{path.name}: its table does not fit in the memory: take fewer rows or columns") from None
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        if isinstance(error, ValueError) and (path.name in said or said.startswith("problem.")):
+            raise ValueError(said) from None
+        raise ValueError(f"{path.name} cannot be read ({said}): write it anew") from None
+
+
+def _read(path: Path, target: str | None, delimiter: str | None) -> tuple[Table, Array]:
+    packed = path.suffix.lower() == ".gz"
+    kind = Path(path.stem if packed else path.name).suffix.lower()
+    if kind in TEXT:
+        return _read_text(path, target, delimiter)
+    if kind in PARQUET and not packed:
+        return take_target(_read_parquet(path), target)
+    if kind == ".npz" and not packed:
+        return _as_table(path, *_read_npz(path))
+    if kind in SVMLIGHT and not packed:
+        return _read_svmlight(path)
+    raise ValueError(
+        f"problem.path: {path.name} ends in {path.suffix!r}: give .csv, .tsv, .csv.gz, .parquet, .npz or .svmlight"
     )
 
 
@@ -199,7 +222,7 @@ def _read_text(path: Path, target: str | None, delimiter: str | None) -> tuple[T
     """A .txt file is svmlight where it reads as such, else a table."""
     if path.suffix.lower() == ".txt":
         try:
-            return _as_table(path, *_read_svmlight(path))
+            return _read_svmlight(path)
         except ValueError as error:
             if target is None:
                 raise ValueError(f"{error}; where it is a table, name its problem.target") from None
@@ -252,13 +275,17 @@ def _read_npz(path: Path) -> tuple[Array, Array]:
     return X, y
 
 
-def _read_svmlight(path: Path) -> tuple[Array, Array]:
+def _read_svmlight(path: Path) -> tuple[Table, Array]:
     from sklearn.datasets import load_svmlight_file
 
     try:
         X, y = load_svmlight_file(str(path))
     except (ValueError, OSError) as error:
         raise ValueError(f"{path.name}: not in svmlight form ({error})") from None
-    if X.shape[1] == 0:
+    used = np.flatnonzero(X.getnnz(0))
+    if not len(used):
         raise ValueError(f"{path.name}: no features in it")
-    return np.asarray(X.toarray(), dtype=np.float64), np.asarray(y, dtype=np.float64)
+    empty = X.shape[1] - len(used)  # dropped before they take memory: one index may be very large
+    notes = (f"dropped {counted(empty, 'column')} of zeros alone",) * bool(empty)
+    columns = list(np.asarray(X[:, used].toarray(), dtype=np.float64).T)
+    return Table(path.name, [str(j) for j in used], columns, notes=notes), np.asarray(y, dtype=np.float64)

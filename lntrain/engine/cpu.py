@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lntrain.engine import kernels, lanes, panels, single_row, sparse, steps, threads
-from lntrain.engine.formulas import PARAMETRISATIONS
+from lntrain.engine.formulas import FORMULAS, PARAMETRISATIONS
 from lntrain.engine.paths import (
     FLOOR,
     NOISES,
@@ -122,16 +122,17 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
     assert isinstance(model, DiagonalLinear)
     real = np.float64 if run.X.dtype == torch.float64 else np.float32
     noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
-    twice = 4 if plain(run) and model.parametrisation != "hadamard" else 2
+    parametrisation = PARAMETRISATIONS[model.parametrisation]
+    inner = FORMULAS[type(parametrisation)].inner if plain(run) else 1
     return kernels.Rule(
-        parametrisation=PARAMETRISATIONS[model.parametrisation],
+        parametrisation=parametrisation,
         depth=model.depth,
         noise=NOISES[type(noise)],
         paired=int(run.noise.period == 2),
         sampling=SAMPLINGS.index(run.sampling),
         rows=n,
         batch_size=run.batch_size,
-        scale=real(twice * run.loss_constant / rows_read(run) * ratio),
+        scale=real(2 * inner * run.loss_constant / rows_read(run) * ratio),
         spread=real(n / run.batch_size),
         momentum=real(group["momentum"]),
         undampened=real(1 - group["dampening"]),

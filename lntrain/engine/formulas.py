@@ -26,10 +26,11 @@ class Hadamard(NamedTuple):
 class Formulas(NamedTuple):
     """Names of the weights, and functions of (emitter, u, v, ...) at depth 2, on vectors or numbers.
 
-    A plain step goes along grad, which contains the lr, and also the factor 2 where d beta / dw = 2w.
+    A plain step goes along grad, which contains the lr and `inner`, the constant factor of d beta / dw.
     """
 
     weights: tuple[str, ...]
+    inner: int
     beta: Any
     step: Any
     slopes: Any
@@ -46,21 +47,24 @@ def _times(e: Any, number: float, grad: Any, w: Any) -> Any:
     return e.builder.fmul(e.builder.fmul(constant, grad), w)
 
 
-FORMULAS = {
+FORMULAS: dict[type[Any], Formulas] = {
     Difference: Formulas(
         weights=("u", "v"),
+        inner=2,
         beta=_difference,
         step=lambda e, u, v, g: {"u": e.sub(u, e.mul(g, u)), "v": e.fma(v, g, v)},
         slopes=lambda e, u, v, g: {"u": _times(e, 2, g, u), "v": _times(e, -2, g, v)},
     ),
     Square: Formulas(
         weights=("u",),
+        inner=2,
         beta=lambda e, u, v: e.mul(u, u),
         step=lambda e, u, v, g: {"u": e.sub(u, e.mul(g, u))},
         slopes=lambda e, u, v, g: {"u": _times(e, 2, g, u)},
     ),
     Hadamard: Formulas(
         weights=("u", "v"),
+        inner=1,
         beta=lambda e, u, v: e.mul(u, v),
         step=lambda e, u, v, g: {"u": e.sub(u, e.mul(g, v)), "v": e.sub(v, e.mul(g, u))},
         slopes=lambda e, u, v, g: {"u": e.builder.fmul(g, v), "v": e.builder.fmul(g, u)},

@@ -37,6 +37,8 @@ def build(cfg: DictConfig) -> Study:
     """cfg -> images, noise -> two arms that differ in the noise alone."""
     if cfg.data is None or cfg.network is None:
         raise ValueError("task=classification needs data=... and network=...: e.g. experiment=digits")
+    if cfg.classification.chunk < 1:
+        raise ValueError(f"classification.chunk={cfg.classification.chunk} must be at least 1")
     images: Images = instantiate(cfg.data, _convert_="all")
     noise, criterion = noise_in(cfg, images.num_classes), criterion_of(cfg)
     one_hot = functional.one_hot(images.y, images.num_classes).to(images.X.dtype)

@@ -22,6 +22,8 @@ from lntrain.theory.plan import Plan, make_plan
 from lntrain.training.evaluation import distance
 from lntrain.training.loop import Snapshot
 
+MOST = 1000  # penalties of one path
+
 
 def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
     """Train cfg.path.points penalties at once, each with its own lr and std; returns the summary."""
@@ -62,9 +64,9 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
 
 def _grid(cfg: DictConfig, problem: Problem) -> NDArray[np.float64]:
     low, high, many = cfg.path.lowest_ratio, cfg.path.highest_ratio, cfg.path.points
-    if not (0 < low < high < 1 and many >= 2):
+    if not (0 < low < high < 1 and isinstance(many, int) and 2 <= many <= MOST):
         raise ValueError(
-            f"path: lowest_ratio={low} < highest_ratio={high} must lie in (0, 1) and points={many} be >= 2"
+            f"path: lowest_ratio={low} < highest_ratio={high} must lie in (0, 1) and points={many} in 2..{MOST}"
         )
     return alpha_max(problem, problem.y) * np.geomspace(high, low, many)
 
@@ -74,7 +76,8 @@ def _plan(cfg: DictConfig, setting: Setting, problem: Problem, alpha: float) -> 
     wish: dict[str, Any] = {"lr": build.number(cfg, "optimizer.lr"), "steps": build.number(cfg, "steps", whole=True)}
     judged: dict[str, Any] = {"target_distance": cfg.target_distance, "tail": setting.average == "tail"}
     dynamics = build.dynamics_of(cfg, setting)
-    return make_plan(problem, dynamics, alpha=alpha, corrected=setting.corrected, **wish, **judged)
+    with build.planning():
+        return make_plan(problem, dynamics, alpha=alpha, corrected=setting.corrected, **wish, **judged)
 
 
 def _outcome(

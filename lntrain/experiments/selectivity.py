@@ -53,6 +53,8 @@ def network(cfg: DictConfig, seed: int, *, layer: str) -> nn.Module:
 def build(cfg: DictConfig) -> Study:
     """cfg -> data of each seed -> quadratic with and without label noise, and a plain layer with it."""
     options = cfg.selectivity
+    if options.width < 1:
+        raise ValueError(f"selectivity.width={options.width} must be at least 1")
     data = [
         few_useful_inputs(options.n + options.test, options.d, options.useful, teacher=options.teacher, seed=seed)
         for seed in seeds_of(cfg)

@@ -27,6 +27,8 @@ def build(cfg: DictConfig) -> Study:
     """cfg -> for each number of measurements: label noise, GD from the same start, and GD from a small one."""
     options, seeds = cfg.matrix_sensing, seeds_of(cfg)
     symmetric = options.parametrisation == "difference"
+    if not len(options.measurements):
+        raise ValueError("matrix_sensing.measurements=[] leaves nothing to train: give at least one")
     noise = noise_in(cfg)
     truth = torch.stack([sensing_problem(options.d, options.rank, 1, symmetric=symmetric, seed=s)[2] for s in seeds])
 

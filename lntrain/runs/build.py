@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from lntrain.theory.plan import Plan, make_plan
 from lntrain.training.loop import Snapshot, train
 from lntrain.training.points import APART, LARGE, points
 
+MOST = 10**15  # steps, years of them
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -42,7 +44,7 @@ class RunSpec:
 
 def build(cfg: DictConfig) -> RunSpec:
     """cfg -> problem -> plan -> model, noise, optimiser."""
-    dtype = dtype_of(cfg)
+    dtype, device = dtype_of(cfg), device_of(cfg)
     if cfg.model.depth != 2:
         raise ValueError(
             f"model.depth={cfg.model.depth} solves no Lasso (its penalty is |beta|^(2 - 2/depth)): "
@@ -55,7 +57,7 @@ def build(cfg: DictConfig) -> RunSpec:
     problem: Problem = instantiate(cfg.problem, _convert_="all")
     setting = settle(cfg, problem)
     plan = _plan(cfg, setting, problem)
-    numbers, device = settled(cfg, setting, plan), device_of(cfg)
+    numbers = settled(cfg, setting, plan)
     model = model_of(cfg, setting, problem.d, dtype, replicas=setting.replicas).to(device)
     leave_out(model, plan.kept)
     noise = noise_of(cfg, plan.std, antithetic=numbers.antithetic)
@@ -108,21 +110,34 @@ def snapshots_of(
 def _plan(cfg: DictConfig, setting: Setting, problem: Problem) -> Plan:
     """The plan for the wishes of the configuration."""
     one = dynamics_of(cfg, setting)
+    _check_schedule("noise.schedule", cfg.noise.schedule)
     several = [replace(one, antithetic=pair, batch_size=size) for size in setting.sizes for pair in setting.pairs]
-    return make_plan(
-        problem,
-        several,
-        lr=number(cfg, "optimizer.lr"),
-        std=cfg.noise.std,
-        alpha=cfg.penalty.alpha,
-        alpha_ratio=cfg.penalty.alpha_ratio,
-        steps=number(cfg, "steps", whole=True),
-        target_distance=cfg.target_distance,
-        budget=cfg.budget,
-        corrected=setting.corrected,
-        tail=setting.average == "tail",
-        replicas=setting.replicas or 1,
-    )
+    lr, steps = number(cfg, "optimizer.lr"), number(cfg, "steps", whole=True)
+    with planning():
+        return make_plan(
+            problem,
+            several,
+            lr=lr,
+            std=cfg.noise.std,
+            alpha=cfg.penalty.alpha,
+            alpha_ratio=cfg.penalty.alpha_ratio,
+            steps=steps,
+            target_distance=cfg.target_distance,
+            budget=cfg.budget,
+            corrected=setting.corrected,
+            tail=setting.average == "tail",
+            replicas=setting.replicas or 1,
+        )
+
+
+@contextmanager
+def planning() -> Iterator[None]:
+    """What numbers at the edge of floating point make the plan's mathematics raise is a mistake, not a defect."""
+    try:
+        yield
+    except (RuntimeError, ArithmeticError) as error:  # no certified Lasso, a flow that stopped, an overflow
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"no plan can be made of these numbers: {said}") from error
 
 
 def model_of(cfg: DictConfig, setting: Setting, d: int, dtype: torch.dtype, *, replicas: int | None) -> DiagonalLinear:
@@ -142,7 +157,13 @@ def optimizer_of(cfg: DictConfig, model: torch.nn.Module, noise: Noise, **option
 
 def lr_schedule_of(cfg: DictConfig) -> Schedule | None:
     """step -> factor on lr; None leaves it."""
+    _check_schedule("lr_schedule", cfg.lr_schedule)
     return instantiate(cfg.lr_schedule, _convert_="all") if cfg.lr_schedule else None
+
+
+def _check_schedule(key: str, value: Any) -> None:
+    if value and not (OmegaConf.is_dict(value) and "_target_" in value):
+        raise ValueError(f"{key}={value!r} is no schedule: choose {key.replace('.', '/')}=NAME, or give a _target_")
 
 
 def schedule_notes(cfg: DictConfig) -> list[str]:
@@ -184,6 +205,8 @@ def device_of(cfg: DictConfig) -> torch.device:
     """The configured device, if this machine has it."""
     try:
         device = torch.device(cfg.device)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("it is neither the CPU nor a CUDA GPU")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         why = str(error).splitlines()[0]
@@ -196,8 +219,11 @@ def number(cfg: DictConfig, key: str, whole: bool = False) -> Any:
     value = OmegaConf.select(cfg, key)
     if value == "auto":
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and value != int(value)):
+    known = not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
+    if not known or (whole and value != int(value)):
         raise ValueError(f'{key}={value!r} is no {"whole " if whole else ""}number: give one, or "auto"')
+    if whole and not 0 < value <= MOST:
+        raise ValueError(f"{key}={value:g} must lie in 1..{MOST}")
     return int(value) if whole else float(value)
 
 
@@ -232,6 +258,7 @@ def noise_of(cfg: DictConfig, std: Any, *, antithetic: bool) -> Noise:
     """The configured noise with this std (or one a replica)."""
     if kind_of_noise(cfg) is LabelFlips:
         raise ValueError("noise=flips is for classes (experiment=digits): numbers need noise=gaussian or rademacher")
+    _check_schedule("noise.schedule", cfg.noise.schedule)
     options = {"schedule": cfg.noise.schedule or None}
     noise: Noise = instantiate({"_target_": cfg.noise._target_, **options}, _partial_=True, _convert_="all")(std=std)
     return Antithetic(noise) if antithetic else noise  # type: ignore[arg-type]

@@ -35,11 +35,9 @@ NUMBERS = (  # the modules that make numbers: a page's style, a claim or a launc
     "runs/build.py",
     "runs/settled.py",
     "runs/regression.py",
-    *(
-        f"experiments/{task}.py"
-        for task in ("train", "figure1", "path", "study", "arms", "arms_board", "classify", "selectivity", "sensing")
-    ),
+    "experiments",
 )
+DRAWINGS = ("figures.py", "figure_names.py", "path_figure.py", "run_figures.py")  # of experiments: they make none
 DONE = ("done",)
 OURS = (
     "summary.json",
@@ -87,7 +85,7 @@ def new_run(folder: Path, *, overwrite: bool) -> Iterator[None]:
 def _withdraw(folder: Path, aside: Path | None, missing: Sequence[Path]) -> None:
     """Take back a run that has no number yet: its folder goes, and what was there before comes back."""
     held = list(folder.iterdir()) if folder.is_dir() else []
-    if not {path.name for path in held} <= FIRST:
+    if not {path.name for path in held if not path.name.startswith("events.out.tfevents.")} <= FIRST:
         return
     with suppress(PermissionError):  # of Windows, which removes no lock that is held
         for path in held:
@@ -132,6 +130,8 @@ def code_hash(root: Path = Path(__file__).parents[1]) -> str:
     """Of the modules that make numbers, and of the versions they compute with."""
     digest, parts = hashlib.sha256(), [root / part for part in NUMBERS]
     for path in sorted(path for part in parts for path in ([part] if part.suffix else part.rglob("*.py"))):
+        if path.name in DRAWINGS:
+            continue
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     for package in ("torch", "numpy", "numba", "scikit-learn", "scipy"):
         digest.update(f"{package} {version(package)}\n".encode())

@@ -72,6 +72,8 @@ class Session:
     ) -> None:
         self.folder, self.every, self.seed = Path(folder), cfg.checkpoint_every, cfg.seed if seed is None else seed
         self.draws, self.jobs = cfg.figures is not False, jobs
+        if not self.every >= 0:
+            raise ValueError(f"checkpoint_every={self.every} must be a number of seconds, at least 0")
         checkpoint = read_checkpoint(self.folder) if resume else {"state": None, "history": {}}
         self.resumed, self.state, self.events = resume, checkpoint["state"], checkpoint.get("events")
         self.remembered: dict[str, Any] = checkpoint["history"]

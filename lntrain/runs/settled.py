@@ -100,6 +100,8 @@ def settle(cfg: DictConfig, problem: Problem) -> Setting:
     for key, value in (("model.replicas", replicas), ("batch_size", cfg.batch_size)):
         if value not in (None, "auto") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{key}={value!r} must be a whole number, at least 1, or null")
+        if isinstance(value, int) and value > 2**31:
+            raise ValueError(f"{key}={value} must be at most {2**31}")
     for key in ("noise.antithetic", "penalty.corrected"):
         if OmegaConf.select(cfg, key) not in (True, False, "auto"):
             raise ValueError(f"{key}={OmegaConf.select(cfg, key)!r}: choose true, false or auto")

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lntrain.runs import folders, locks
+from lntrain.runs import folders, keys, locks
 from lntrain.runs.files import write_atomically, write_json
 
 LONGEST = 120  # characters of a job's name, beyond which a hash stands for the rest
@@ -147,7 +147,7 @@ def _line(value: Any) -> str:
 
 def sparing(cfg: DictConfig) -> DictConfig:
     """As a job of many: fewer points and no figures, unless asked for; a network experiment says its own points."""
-    sparse = cfg.points_per_octave is None and cfg.task in ("train", "figure1", "path")
+    sparse = cfg.points_per_octave is None and "study" not in keys.READ.get(cfg.task, ())
     fewer: Any = {"figures": bool(cfg.figures), "points_per_octave": 1 if sparse else cfg.points_per_octave}
     return OmegaConf.merge(cfg, fewer)  # type: ignore[return-value]
 

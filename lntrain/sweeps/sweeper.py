@@ -23,7 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from lntrain.runs import folders, locks, trust
+from lntrain.runs import folders, keys, locks, trust
 from lntrain.runs.files import Damaged, clear_unfinished, read_json, write_atomically, write_json
 from lntrain.sweeps.batch import BATCHABLE, batchable, run_batch
 from lntrain.sweeps.jobs import (
@@ -55,6 +55,7 @@ class ResumableSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         if not re.fullmatch(r"[\w.+=,-]*\w[\w.+=,-]*", config.sweep.name):
             raise ValueError(f"sweep.name={config.sweep.name!r} is a folder's name: letters, digits and . _ + = , -")
+        keys.check(config.task, config.hydra.overrides.task)
         if not config.trust:
             trust.check(task_config(config))
         if config.sweep.changed not in CHANGED:

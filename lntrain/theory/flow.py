@@ -20,6 +20,7 @@ from lntrain.theory.dual_flow import deep_flow, dual_flow
 
 Array = NDArray[np.float64]
 SCHEMES = ("log-euler", "euler")
+SIGNS = {"square": [[1.0]], "difference": [[1.0], [-1.0]], "hadamard": [[1.0], [-1.0]]}  # of w_+^L and w_-^L in beta
 CHUNK = 256  # steps whose noise is drawn at once
 
 
@@ -62,8 +63,9 @@ def _model(parametrisation: str, loss_constant: float, depth: int) -> _Model:
     a = step_factor(parametrisation, loss_constant)
     if not isinstance(depth, int) or depth < 2 or (depth > 2 and parametrisation == "hadamard"):
         raise ValueError(f"depth={depth!r}: give 2, or more for difference or square")
-    signs = np.array([[1.0]] if parametrisation == "square" else [[1.0], [-1.0]])
-    return _Model(signs, depth, a if depth == 2 else 2 * loss_constant * depth)
+    if parametrisation not in SIGNS:
+        raise ValueError(f"parametrisation={parametrisation!r} has no flow yet: choose one of {', '.join(SIGNS)}")
+    return _Model(np.array(SIGNS[parametrisation]), depth, a if depth == 2 else 2 * loss_constant * depth)
 
 
 def _data(X: Any, y: Any, init: Any, m: int) -> tuple[Array, Array, Array]:

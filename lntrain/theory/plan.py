@@ -220,6 +220,8 @@ def _choose(
         pairs, batches = own.antithetic != first.antithetic, own.batch_size != first.batch_size
         return found[0].needed_work * (PAIRS_PAY if pairs else 1) * (BATCHES_PAY if batches else 1)
 
+    if not math.isfinite(least):
+        raise ValueError("no plan can be made of these numbers: lr, std or target_distance are too small or too large")
     return min((each for each in found if each[0].score <= least + NEARLY), key=price)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-POINTS_PER_OCTAVE = 4  # the default
+POINTS_PER_OCTAVE, MOST = 4, 1024  # the default, and the largest that is taken
 LARGE, APART = 200_000, 1600  # numbers of X above which metrics cost about 80 steps, and then the steps between them
 
 
@@ -36,6 +36,6 @@ def points(steps: int, per_octave: int | None, *, size: int = 0, period: int = 1
 
 
 def check(per_octave: int | None) -> None:
-    """Refuse fewer than one point an octave."""
-    if per_octave is not None and per_octave < 1:
-        raise ValueError(f"points_per_octave={per_octave} must be at least 1")
+    """Refuse fewer than one point an octave, and so many that they take longer than the steps."""
+    if per_octave is not None and not 1 <= per_octave <= MOST:
+        raise ValueError(f"points_per_octave={per_octave} must lie in 1..{MOST}")

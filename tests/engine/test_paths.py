@@ -40,7 +40,7 @@ NOISES = {
 }
 # rows of the default suite; the slow one takes all
 SOME = [(m, b, o, x) for k, (m, b) in enumerate((m, b) for m in MODELS for b in BATCHES)
-        for o, x in [(list(OPTIMIZERS)[k % 4], list(NOISES)[k // 2 % 4])]]  # fmt: skip
+        for o, x in [(list(OPTIMIZERS)[k % 4], list(NOISES)[k // 2 % len(NOISES)])]]  # fmt: skip
 ALL = [(m, b, o, x) for m in MODELS for b in BATCHES for o in OPTIMIZERS for x in NOISES]
 FACTORS = (MODELS, BATCHES, OPTIMIZERS, NOISES)
 # a quarter in which each two values meet takes 10^4 steps; LNTRAIN_LONG=1 gives them to all, in ten minutes more

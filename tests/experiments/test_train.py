@@ -17,7 +17,7 @@ from lntrain import cli
 from lntrain.experiments import run_figures
 from lntrain.experiments import train as job
 from lntrain.runs import session, watch
-from lntrain.runs.files import read_checkpoint, write_atomically, write_checkpoint, write_json
+from lntrain.runs.files import read_checkpoint, write_checkpoint
 
 SMALL = ["problem.n=12", "problem.d=8", "problem.k=2", "optimizer.lr=0.002", "penalty.alpha_ratio=0.2", "steps=3000"]
 ISSUE_KEYS = [
@@ -49,11 +49,16 @@ def _compose(*overrides):
     return compose(config_name="config", overrides=[*SMALL, *overrides])
 
 
+def _run(cfg, folder, **options):
+    folder.mkdir(exist_ok=True)
+    return job.run(cfg, folder, **options)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """One finished run of a single network on noisy data."""
     path = tmp_path_factory.mktemp("run")
-    job.run(_compose("model.replicas=null", "problem.noise=0.1"), path)
+    _run(_compose("model.replicas=null", "problem.noise=0.1"), path)
     return path
 
 
@@ -108,7 +113,7 @@ def test_figures_checkpoint_and_events(folder):
 
 def test_real_data_is_reported_in_its_own_units(tmp_path, capsys):
     cfg = compose(config_name="config", overrides=["problem=diabetes", "steps=500", "model.replicas=null"])
-    job.run(cfg, tmp_path)
+    _run(cfg, tmp_path)
     problem = instantiate(cfg.problem, _convert_="all")
     with np.load(tmp_path / "result.npz") as result:
         assert "truth" not in result.files
@@ -134,7 +139,7 @@ def test_a_table_is_read_as_the_command_line_says(tmp_path):
         "problem.categorical=onehot",
     ]
     cfg = compose(config_name="config", overrides=["problem=file", *options, "steps=300", "figures=false"])
-    job.run(cfg, tmp_path / "run")
+    _run(cfg, tmp_path / "run")
     with np.load(tmp_path / "run" / "result.npz") as result:
         assert result["columns"].tolist() == ["a", "c=u", "c=v", "c=w"]
     assert len(instantiate(cfg.problem, _convert_="all").notes) == 3
@@ -159,7 +164,7 @@ def test_a_resume_after_a_stop_ends_where_the_whole_run_ends(options, engine, tm
     """A stop is asked at the third, then at the ninth snapshot, through the signals' own list."""
     options = [*options, f"engine={engine}", "steps=1200"]
     monkeypatch.setattr(run_figures, "draw", lambda *_: {})  # they take longer than the run
-    job.run(_compose(*options), tmp_path / "whole")
+    _run(_compose(*options), tmp_path / "whole")
     real = watch.watch
 
     def stopping(at):
@@ -174,13 +179,13 @@ def test_a_resume_after_a_stop_ends_where_the_whole_run_ends(options, engine, tm
     for k, at in enumerate((3, 9)):
         monkeypatch.setattr(session, "watch", stopping(at))
         with pytest.raises(watch.Interruption) as stop:
-            job.run(_compose(*options), tmp_path / "cut", resume=k > 0)
+            _run(_compose(*options), tmp_path / "cut", resume=k > 0)
         assert stop.value.code == 143
         assert json.loads((tmp_path / "cut" / "summary.json").read_text())["status"] == "interrupted"
         with (tmp_path / "cut" / "metrics.jsonl").open("a") as metrics:
             metrics.write('{"step": 1000.0, "half a li')  # a kill may leave rows past the checkpoint
     monkeypatch.setattr(session, "watch", real)
-    job.run(_compose(*options), tmp_path / "cut", resume=True)
+    _run(_compose(*options), tmp_path / "cut", resume=True)
     assert _arrays(tmp_path / "cut") == _arrays(tmp_path / "whole")
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("cut", "whole")]
     assert [json.loads(line) for line in lines[0]] == [json.loads(line) for line in lines[1]]
@@ -190,7 +195,7 @@ def test_what_auto_chose_is_resolved_once_and_a_resume_goes_on_with_it(tmp_path,
     """Real data: pairs, tail, a corrected std, lr, steps and init by `auto`; the checkpoint names them all."""
     options = ["problem=diabetes", "budget=2e8", "figures=false", "checkpoint_every=0"]
     whole = compose(config_name="config", overrides=options)
-    summary = job.run(whole, tmp_path / "whole")
+    summary = _run(whole, tmp_path / "whole")
     assert (summary["antithetic"], summary["average"], summary["corrected"], summary["replicas"]) == (
         True,
         "tail",
@@ -209,7 +214,7 @@ def test_what_auto_chose_is_resolved_once_and_a_resume_goes_on_with_it(tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(session, "watch", stopping)
         with pytest.raises(watch.Interruption):
-            job.run(whole, tmp_path / "cut")
+            _run(whole, tmp_path / "cut")
     resolved = OmegaConf.create(read_checkpoint(tmp_path / "cut")["config"])
     assert "auto" not in {
         OmegaConf.select(resolved, key)
@@ -224,42 +229,24 @@ def test_what_auto_chose_is_resolved_once_and_a_resume_goes_on_with_it(tmp_path,
             "steps",
         )
     }
-    job.run(resolved, tmp_path / "cut", resume=True)
+    _run(resolved, tmp_path / "cut", resume=True)
     assert _arrays(tmp_path / "cut") == _arrays(tmp_path / "whole")
 
 
 def test_the_chosen_line_typed_again_is_the_same_run(tmp_path, capsys):
     options = ["problem=diabetes", "budget=2e8", "figures=false"]
-    job.run(compose(config_name="config", overrides=options), tmp_path / "first")
+    _run(compose(config_name="config", overrides=options), tmp_path / "first")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("chosen")]
     again = ["problem=diabetes", "figures=false", *line.split()[1:]]
-    job.run(compose(config_name="config", overrides=again), tmp_path / "second")
+    _run(compose(config_name="config", overrides=again), tmp_path / "second")
     assert _arrays(tmp_path / "second") == _arrays(tmp_path / "first")
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
-    job.run(_compose("model.replicas=null", "steps=300"), tmp_path)
+    _run(_compose("model.replicas=null", "steps=300"), tmp_path)
     before = _arrays(tmp_path), (tmp_path / "metrics.jsonl").read_text()
-    job.run(_compose("model.replicas=null", "steps=300"), tmp_path, resume=True)
+    _run(_compose("model.replicas=null", "steps=300"), tmp_path, resume=True)
     assert (_arrays(tmp_path), (tmp_path / "metrics.jsonl").read_text()) == before
-
-
-def test_a_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "deep" / "file"
-    write_atomically(path, b"old")
-
-    def full_disk(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("lntrain.runs.files.os.fsync", full_disk)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-
-
-def test_json_turns_what_is_not_finite_into_null(tmp_path):
-    write_json(tmp_path / "a.json", {"a": float("nan"), "b": float("inf"), "c": 1.5, "d": None})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": None, "c": 1.5, "d": None}
 
 
 @pytest.mark.parametrize("kind", ["no folder", "no checkpoint", "garbage", "empty", "another's", "a list"])

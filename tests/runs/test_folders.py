@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lntrain
-from lntrain.runs.folders import code_hash
+from lntrain.runs.folders import DRAWINGS, code_hash
 
 STAYS = (
     "sweeps/page.py",
@@ -26,6 +26,17 @@ def package(tmp_path):
     root = tmp_path / "lntrain"
     shutil.copytree(Path(lntrain.__file__).parent, root, ignore=shutil.ignore_patterns("__pycache__"))
     return root
+
+
+def test_a_new_experiment_counts(package):
+    before = code_hash.__wrapped__(package)
+    (package / "experiments" / "mine.py").write_text("")
+    assert code_hash.__wrapped__(package) != before
+
+
+def test_every_drawing_is_there():
+    names = {path.name for path in (Path(lntrain.__file__).parent / "experiments").iterdir()}
+    assert set(DRAWINGS) <= names
 
 
 @pytest.mark.parametrize("name", [*STAYS, *CHANGES])
