@@ -51,6 +51,24 @@ def whole_number(name: str, value: Any, least: int = 0, below: int = 2**64) -> i
     return int(value)
 
 
+def real_number(name: str, value: Any, *, positive: bool = False) -> float:
+    """`value` as a float.
+
+    >>> real_number("lr", 1)
+    1.0
+
+    Raises:
+        ValueError: it is no finite number, or not positive where it must be.
+    """
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or (positive and number <= 0):
+        raise ValueError(f"{name}={value!r} must be a {'positive ' * positive}finite number")
+    return number
+
+
 def _frame(frame: Any) -> Any:
     """The numbers of a data frame (n, d) or a series (n,); what is none is named by its column."""
     array = frame.to_numpy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import re
 import sys
 import time
 import traceback
@@ -34,6 +35,8 @@ from lntrain.runs.watch import Interruption
 from lntrain.sweeps import launchers, sweeper
 from lntrain.sweeps.jobs import begin_job, identity_of, sparing
 from lntrain.training.loop import DivergenceError
+
+TEMPLATE = re.compile(r"\$(VALUE|KEY|FULL_KEY|OBJECT_TYPE)")  # of OmegaConf's causes: the error itself has the values
 
 
 class Mistake(ValueError):  # noqa: N818
@@ -211,7 +214,7 @@ def _one_line(error: BaseException) -> str:
         parts.insert(0, str(key))
     if options := getattr(error, "options", None):  # of a group of the configuration
         parts.append(f"choose one of {', '.join(options)}")
-    told = [part for part in dict.fromkeys(parts) if "$" not in part]  # a cause's template: the error has its values
+    told = [part for part in dict.fromkeys(parts) if not TEMPLATE.search(part)]
     return ": ".join(told) or type(error).__name__
 
 

@@ -259,7 +259,7 @@ def _read_parquet(path: Path) -> Table:
 
 def _read_npz(path: Path) -> tuple[Array, Array]:
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             if not {"X", "y"} <= set(data.files):
                 raise ValueError(f"it holds {', '.join(data.files) or 'nothing'}: arrays named X and y are needed")
             for name in ("X", "y"):

@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lntrain.data.problem import Problem
+from lntrain.experiments.study import listed
 from lntrain.noise.labels import GaussianNoise
 from lntrain.runs.build import DTYPES, number, optimizer_of, training_of
 from lntrain.runs.history import Curves
@@ -40,9 +41,7 @@ def curves_of(cfg: DictConfig, n: int) -> list[Curve]:
     rule = cfg.figure1.single_sample
     if rule not in ("matched", "literal"):
         raise ValueError(f'figure1.single_sample={rule!r}: choose "matched" or "literal"')
-    if not len(cfg.figure1.stds):
-        raise ValueError("figure1.stds=[] leaves nothing to draw: give at least one")
-    for std in cfg.figure1.stds:
+    for std in listed(cfg, "figure1.stds"):
         GaussianNoise(std)  # before the first curve: a mistake shows at once
     scale = 1 / math.sqrt(n) if rule == "matched" else 1.0
     curves = [Curve("GD", 0.0, None), Curve("SGD", 0.0, 1)]

@@ -14,7 +14,7 @@ from lntrain.data.teachers import sensing_problem
 from lntrain.experiments import arms
 from lntrain.experiments.arms import Arm, Study
 from lntrain.experiments.arms_board import pm, spread, table
-from lntrain.experiments.study import anneal_start, noise_in, seeds_of, steps_of
+from lntrain.experiments.study import anneal_start, listed, noise_in, seeds_of, steps_of
 from lntrain.models.networks import MatrixSensing
 from lntrain.models.replicas import Replicas, Rows, squared_loss
 from lntrain.noise.labels import NoNoise
@@ -27,16 +27,14 @@ def build(cfg: DictConfig) -> Study:
     """cfg -> for each number of measurements: label noise, GD from the same start, and GD from a small one."""
     options, seeds = cfg.matrix_sensing, seeds_of(cfg)
     symmetric = options.parametrisation == "difference"
-    if not len(options.measurements):
-        raise ValueError("matrix_sensing.measurements=[] leaves nothing to train: give at least one")
-    noise = noise_in(cfg)
+    sizes, noise = listed(cfg, "matrix_sensing.measurements"), noise_in(cfg)
     truth = torch.stack([sensing_problem(options.d, options.rank, 1, symmetric=symmetric, seed=s)[2] for s in seeds])
 
     def network(seed: int, *, init: float) -> nn.Module:
         return MatrixSensing(options.d, parametrisation=options.parametrisation, init=init, seed=seed)
 
     trained = []
-    for m in options.measurements:
+    for m in sizes:
         data = [sensing_problem(options.d, options.rank, m, symmetric=symmetric, seed=seed) for seed in seeds]
         rows = Rows(torch.stack([A for A, _, _ in data]), torch.stack([y for _, y, _ in data]), own=True)
         start = partial(network, init=options.init)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.nn import functional
 
 from lntrain.models.replicas import Criterion, squared_loss
@@ -31,6 +32,14 @@ def seeds_of(cfg: DictConfig) -> list[int]:
     return [cfg.seed + r for r in range(replicas)]
 
 
+def listed(cfg: DictConfig, key: str) -> list[Any]:
+    """A list of the configuration that must not be empty."""
+    values = OmegaConf.select(cfg, key)
+    if not OmegaConf.is_list(values) or not len(values):
+        raise ValueError(f"{key}={values!r} must be a list of at least one number, such as [1]")
+    return list(values)
+
+
 def noise_in(cfg: DictConfig, classes: int | None = None) -> Noise:
     """The noise of the group `noise` with the numbers given, its schedule included; flips are among `classes`."""
     options = {"schedule": cfg.noise.schedule or None, "std": cfg.noise.std, "p": cfg.noise.p}
@@ -40,7 +49,12 @@ def noise_in(cfg: DictConfig, classes: int | None = None) -> Noise:
     if classes is not None and kind_of_noise(cfg) is LabelFlips:
         given["num_classes"] = classes
     make = instantiate({"_target_": cfg.noise._target_, **given}, _partial_=True, _convert_="all")
-    noise: Noise = make()  # called here, so that an error is the constructor's, not Hydra's
+    try:
+        noise: Noise = make()  # called here, so that an error is the constructor's, not Hydra's
+    except TypeError:
+        raise ValueError(
+            f"noise.{' and noise.'.join(given)} do not fit {cfg.noise._target_}: choose noise=..."
+        ) from None
     return noise
 
 

@@ -14,6 +14,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from lntrain._checks import whole_number
 from lntrain._moved import sampling_named
 from lntrain.noise.compiled import compiled
 
@@ -265,12 +266,11 @@ def check_sampling(n: int, batch_size: int | None, sampling: str | None) -> tupl
         if sampling in (None, "full"):
             return n, "full"
         raise ValueError(f"sampling={sampling!r} needs a batch_size: give one from 1 to n={n}")
-    if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} must be a whole number of rows, at least 1")
+    batch_size = whole_number("batch_size", batch_size, 1)
     if sampling == "full":
         if batch_size == n:
             return n, "full"
         raise ValueError(f'sampling="full" reads all n={n} rows: drop batch_size={batch_size} or name a sampling')
     if sampling in ("without", "shuffle") and batch_size > n:
         raise ValueError(f"batch_size={batch_size} exceeds the n={n} rows: sample with replacement or take fewer")
-    return int(batch_size), sampling or "replacement"
+    return batch_size, sampling or "replacement"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lntrain._checks import whole_number
+from lntrain._checks import real_number, whole_number
 from lntrain._moved import KEYS, SAMPLINGS, renamed
 from lntrain.data.problem import Problem
 from lntrain.engine import choose
@@ -126,8 +126,7 @@ def _begin(
     lr_schedule: Schedule | None,
 ) -> Run:
     size, sampling = check_sampling(problem.n, batch_size, sampling)
-    if not loss_constant > 0:
-        raise ValueError(f"loss_constant={loss_constant} must be positive")
+    loss_constant = real_number("loss_constant", loss_constant, positive=True)
     parameter = next(model.parameters())
     if parameter.dtype != problem.X.dtype or parameter.device != problem.X.device:
         raise ValueError(
