@@ -186,7 +186,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("overrides", "says"), list(MISTAKES.values()), ids=list(MISTAKES))
 def test_a_mistake_is_one_line_and_exit_2(overrides, says, lntrain, tmp_path):
     _files(tmp_path)
-    base = [] if any(o.startswith(("problem=", "resume=", "experiment=")) for o in overrides) else [*SMALL]
+    base = [] if any(o.startswith(("problem=", "resume=", "experiment=", "task=")) for o in overrides) else [*SMALL]
     base = [b for b in base if b.split("=")[0] not in {o.split("=")[0] for o in overrides}]
     code, _, err = lntrain(*base, *overrides)
     assert (code, len(err.strip().splitlines())) == (2, 1), err
@@ -199,7 +199,8 @@ def test_a_mistake_is_one_line_and_exit_2(overrides, says, lntrain, tmp_path):
 
 def test_a_group_that_is_misspelt_is_told_its_choices(lntrain):
     code, _, err = lntrain("noise=gausian")
-    assert (code, err) == (2, "lntrain: In 'config': Could not find 'noise/gausian': choose one of " + err[66:])
+    assert code == 2
+    assert err.startswith("lntrain: In 'config': Could not find 'noise/gausian': choose one of ")
     assert "gaussian" in err
 
 

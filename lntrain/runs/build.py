@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -134,7 +135,8 @@ def _plan(cfg: DictConfig, setting: Setting, problem: Problem) -> Plan:
 def planning() -> Iterator[None]:
     """What numbers at the edge of floating point make the plan's mathematics raise is a mistake, not a defect."""
     try:
-        yield
+        with np.errstate(all="ignore"):  # what comes of it is looked at
+            yield
     except (RuntimeError, ArithmeticError) as error:  # no certified Lasso, a flow that stopped, an overflow
         said = str(error).partition("\n")[0]
         raise ValueError(f"no plan can be made of these numbers: {said}") from error

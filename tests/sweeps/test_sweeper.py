@@ -209,7 +209,7 @@ def test_a_run_into_a_held_folder_is_a_mistake(tmp_path, monkeypatch, capfd):
             cli.main()
     assert stop.value.code == 2
     assert f"in use by process {os.getpid()}" in capfd.readouterr().err
-    assert [path.name for path in (tmp_path / "here").iterdir()] == [".lock"]
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [".lock", ".owner"]
 
 
 def test_fresh_takes_away_our_files_alone(tmp_path):
@@ -264,6 +264,7 @@ class Breaking:
         names = [overrides[-1].split("'")[1] for overrides in job_overrides]
         self.launches.append(names)
         for i, name in enumerate(names):
+            (self.folder / name).mkdir(exist_ok=True)
             folders.begin(self.folder / name, {"config": "a", "code": "b"}, fresh=True)
             if name == self.cursed or (len(self.launches) == 1 and i == 2):
                 folders.begin(self.folder / names[max(i - 1, 0)], {"config": "a", "code": "b"}, fresh=True)
