@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,8 @@ class Soak:
         lives = [Life(self.first(name), place) for _ in range(2)]
         ends = [life.end() for life in lives]
         codes = sorted(end.code for end in ends)
-        wanted = ([0, 0],) if name in SWEEPS else ([0, 2],)
-        self.tally.expect(codes in wanted, f"{name}, two owners: exits {codes}: {[end.err[-300:] for end in ends]}")
+        wanted = [0, 0] if name in SWEEPS else [0, 2]
+        self.tally.expect(codes == wanted, f"{name}, two owners: exits {codes}: {[end.err[-300:] for end in ends]}")
         self.tally.expect(self.same(name, place), f"{name}, two owners: another end, see {place}")
         self.tally.done["two owners"] += 1
         if not self.tally.wrong:
@@ -263,15 +264,11 @@ def _within(soak: Soak, name: str) -> None:
     try:
         GlobalHydra.instance().clear()
         sys.argv = ["lntrain", *soak.first(name)]
-        with open(os.devnull, "w") as quiet:
-            stdout, stderr, sys.stdout, sys.stderr = sys.stdout, sys.stderr, quiet, quiet
-            try:
-                cli.main()
-            except SystemExit as stop:
-                if stop.code:
-                    raise RuntimeError(f"{name} fails without any fault: exit {stop.code}") from None
-            finally:
-                sys.stdout, sys.stderr = stdout, stderr
+        with open(os.devnull, "w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
+            cli.main()
+    except SystemExit as stop:
+        if stop.code:
+            raise RuntimeError(f"{name} fails without any fault: exit {stop.code}") from None
     finally:
         os.chdir(before)
         sys.argv = argv

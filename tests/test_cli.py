@@ -118,6 +118,10 @@ MISTAKES = {
     # numbers at the edge, and what is no number
     "a device without data": (["device=meta"], "device='meta' cannot be used"),
     "a schedule that is a number": (["noise.schedule=1"], "noise.schedule=1 is no schedule"),
+    "a study's schedule that is a number": (
+        ["experiment=selectivity", "noise.schedule=1"],
+        "noise.schedule=1 is no schedule",
+    ),
     "a list of schedules": (["lr_schedule=[1]"], "cannot be composed"),
     "infinitely many steps": (["steps=inf"], "steps=inf is no whole number"),
     "steps that are not one": (["steps=nan"], "steps=nan is no whole number"),

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lntrain.models.replicas import Criterion, squared_loss
 from lntrain.noise.labels import LabelFlips, Noise
-from lntrain.runs.build import kind_of_noise, number
+from lntrain.runs.build import kind_of_noise, noise_schedule_of, number
 from lntrain.training.ensemble import Anneal, schedule
 from lntrain.training.points import check
 
@@ -42,7 +42,7 @@ def listed(cfg: DictConfig, key: str) -> list[Any]:
 
 def noise_in(cfg: DictConfig, classes: int | None = None) -> Noise:
     """The noise of the group `noise` with the numbers given, its schedule included; flips are among `classes`."""
-    options = {"schedule": cfg.noise.schedule or None, "std": cfg.noise.std, "p": cfg.noise.p}
+    options = {"schedule": noise_schedule_of(cfg), "std": cfg.noise.std, "p": cfg.noise.p}
     given = {key: value for key, value in options.items() if value is not None}
     if not {"std", "p"} & set(given):
         raise ValueError("noise.std is not given: it is a standard deviation (or noise.p with noise=flips)")

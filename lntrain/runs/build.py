@@ -111,7 +111,6 @@ def snapshots_of(
 def _plan(cfg: DictConfig, setting: Setting, problem: Problem) -> Plan:
     """The plan for the wishes of the configuration."""
     one = dynamics_of(cfg, setting)
-    _check_schedule("noise.schedule", cfg.noise.schedule)
     several = [replace(one, antithetic=pair, batch_size=size) for size in setting.sizes for pair in setting.pairs]
     lr, steps = number(cfg, "optimizer.lr"), number(cfg, "steps", whole=True)
     with planning():
@@ -161,6 +160,12 @@ def lr_schedule_of(cfg: DictConfig) -> Schedule | None:
     """step -> factor on lr; None leaves it."""
     _check_schedule("lr_schedule", cfg.lr_schedule)
     return instantiate(cfg.lr_schedule, _convert_="all") if cfg.lr_schedule else None
+
+
+def noise_schedule_of(cfg: DictConfig) -> Any:
+    """What the configuration says of the noise's schedule; None leaves std as it is."""
+    _check_schedule("noise.schedule", cfg.noise.schedule)
+    return cfg.noise.schedule or None
 
 
 def _check_schedule(key: str, value: Any) -> None:
@@ -260,7 +265,6 @@ def noise_of(cfg: DictConfig, std: Any, *, antithetic: bool) -> Noise:
     """The configured noise with this std (or one a replica)."""
     if kind_of_noise(cfg) is LabelFlips:
         raise ValueError("noise=flips is for classes (experiment=digits): numbers need noise=gaussian or rademacher")
-    _check_schedule("noise.schedule", cfg.noise.schedule)
-    options = {"schedule": cfg.noise.schedule or None}
+    options = {"schedule": noise_schedule_of(cfg)}
     noise: Noise = instantiate({"_target_": cfg.noise._target_, **options}, _partial_=True, _convert_="all")(std=std)
     return Antithetic(noise) if antithetic else noise  # type: ignore[arg-type]

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from lntrain.runs.files import append
+from lntrain.runs.files import EVENTS, append
 
-PREFIX = "events.out.tfevents."
 LATENCY = 5.0  # seconds that an event may wait for its file
 _numbers = itertools.count()  # several files of one folder, process and second
 
@@ -60,12 +59,12 @@ def record(data: bytes) -> bytes:
 
 def sizes(folder: Path) -> dict[str, int]:
     """The event files of a folder, as a checkpoint remembers them."""
-    return {path.name: path.stat().st_size for path in folder.glob(f"{PREFIX}*")}
+    return {path.name: path.stat().st_size for path in folder.glob(f"{EVENTS}*")}
 
 
 def restore(folder: Path, remembered: Mapping[str, int]) -> None:
     """Take away what was written since: a resume writes it again."""
-    for path in folder.glob(f"{PREFIX}*"):
+    for path in folder.glob(f"{EVENTS}*"):
         size = remembered.get(path.name, 0)
         if size == 0:
             path.unlink()
@@ -79,7 +78,7 @@ class EventFile:
     def __init__(self, folder: Path) -> None:
         # TensorBoard reads a folder's files in the order of their names
         name = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers):06}"
-        self.path, self.size = folder / f"{PREFIX}{name}", 0
+        self.path, self.size = folder / f"{EVENTS}{name}", 0
         self.pending, self.flushed = [], time.time()  # type: ignore[var-annotated]
         self.add_event(Event(wall_time=self.flushed, file_version="brain.Event:2"))
 

@@ -183,6 +183,7 @@ def write_figures(folder: Path, drawn: Mapping[str, Any]) -> None:
         write_atomically(folder / f"{name}.png", buffer.getvalue(), durable=False)
 
 
+EVENTS = "events.out.tfevents."  # how the names of TensorBoard's files begin
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")  # the two newest, the newest first
 MARK = b"lntrain sha256 "  # before the digest of all that is before it, at the end of a checkpoint
 

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lntrain.runs.files import CHECKPOINTS, Damaged, clear_unfinished, has_checkpoint, read_json, write_json
+from lntrain.runs.files import CHECKPOINTS, EVENTS, Damaged, clear_unfinished, has_checkpoint, read_json, write_json
 from lntrain.runs.locks import LOCK, OWNER, lock
 
 # what changes no number of a run: neither these keys of the configuration nor these modules
@@ -85,7 +85,7 @@ def new_run(folder: Path, *, overwrite: bool) -> Iterator[None]:
 def _withdraw(folder: Path, aside: Path | None, missing: Sequence[Path]) -> None:
     """Take back a run that has no number yet: its folder goes, and what was there before comes back."""
     held = list(folder.iterdir()) if folder.is_dir() else []
-    if not {path.name for path in held if not path.name.startswith("events.out.tfevents.")} <= FIRST:
+    if not {path.name for path in held if not path.name.startswith(EVENTS)} <= FIRST:
         return
     with suppress(PermissionError):  # of Windows, which removes no lock that is held
         for path in held:
@@ -158,6 +158,11 @@ def record_of(folder: Path) -> dict[str, Any] | None:
     return _tolerant(folder / "job.json")
 
 
+def damage_of(record: Mapping[str, Any] | None) -> str:
+    """What is wrong with the file that a record was read from; empty where nothing is."""
+    return str(record["reason"]) if record is not None and record.get("status") == "damaged" else ""
+
+
 def _tolerant(path: Path) -> dict[str, Any] | None:
     try:
         return read_json(path)
@@ -175,7 +180,7 @@ def state(folder: Path, own: Mapping[str, str], *, changed: str = "stop") -> str
     if record is None:
         return "new"
     goes_on = has_checkpoint(folder) and status in (None, "interrupted", "killed", "damaged")
-    if record.get("status") == "damaged" or (status not in DONE and not goes_on):
+    if damage_of(record) or (status not in DONE and not goes_on):
         return "failed"
     if changed != "keep" and any(record.get(key) != value for key, value in own.items()):
         return "new" if changed == "rerun" else "changed"
@@ -191,7 +196,7 @@ def differs(folder: Path, own: Mapping[str, str]) -> str:
 def begin(folder: Path, own: Mapping[str, str], *, fresh: bool) -> None:
     """Say who writes here and by what, before the first number; `fresh` takes an earlier try's files away."""
     if fresh and (folder / "job.json").is_file():  # else they are not ours to take
-        for path in [folder / name for name in OURS] + list(folder.glob("events.out.tfevents.*")):
+        for path in [folder / name for name in OURS] + list(folder.glob(f"{EVENTS}*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     clear_unfinished(folder)
     (folder / "summary.json").unlink(missing_ok=True)  # whoever finds none knows that this job did not end

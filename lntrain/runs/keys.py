@@ -38,7 +38,7 @@ def check(task: str, overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~").partition("@")[0]
         top = key.replace("/", ".").partition(".")[0]
-        if top != "hydra" and top not in Config.__dataclass_fields__ and top != "experiment":
+        if top not in Config.__dataclass_fields__ and top not in ALWAYS:
             raise ValueError(f"{override}: there is no key {key}: lntrain --help shows all")
         if key == "hydra.run.dir":
             raise ValueError(f"{override}: give run_dir=FOLDER, lntrain makes the folder of a run itself")

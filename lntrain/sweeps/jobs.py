@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lntrain.runs import folders, keys, locks
-from lntrain.runs.files import write_atomically, write_json
+from lntrain.runs.files import Damaged, read_json, write_atomically, write_json
 
 LONGEST = 120  # characters of a job's name, beyond which a hash stands for the rest
 
@@ -45,6 +45,19 @@ class Job:
     def status(self) -> str | None:
         """What the last try ended with; None while it runs, or when it was killed."""
         return folders.summary_of(self.folder).get("status")
+
+
+def listed_jobs(folder: Path) -> dict[str, dict[str, str]]:
+    """job -> key -> value of what was swept, from a sweep's sweep.json; empty where there is none.
+
+    Raises:
+        Damaged: it is no table of jobs.
+    """
+    path = folder / "sweep.json"
+    jobs = (read_json(path) or {}).get("jobs", {})
+    if not isinstance(jobs, dict) or not all(isinstance(values, dict) for values in jobs.values()):
+        raise Damaged(f"{path} is damaged (it holds no table of jobs): remove it, or bring back an older one")
+    return jobs
 
 
 def job_name(swept: Mapping[str, str]) -> str:

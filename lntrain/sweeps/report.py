@@ -117,7 +117,9 @@ def _cell(table: Table, place: Mapping[str, Any], metric: str, expected: str | N
     found = [group.means[metric] for group in groups if metric in group.means]
     theory = [group.means[expected][0] for group in groups if expected is not None and expected in group.means]
     rows = [row for group in groups for row in group.rows]
-    marks = dict.fromkeys("short" if row.short else row.status for row in rows if row.short or row.status != "done")
+    marks = dict.fromkeys(
+        "short" if row.short else row.status for row in rows if row.short or row.status not in folders.DONE
+    )
     return _Cell(
         float(np.mean([mean for mean, _, _ in found])) if found else math.nan,
         found[0][1] if len(found) == 1 else math.nan,
@@ -139,7 +141,7 @@ def write_settings(folder: Path, title: str, table: Table, metrics: Sequence[str
         if not rows:
             continue
         place = folder / group.name.replace("/", ".")
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         board = Dashboard(place, replicas=True, settled=int(rows[-1]["step"]) // 100)
         lines = {"one": 1.0, **_reference_lines(group, notes)}
         for row in rows:
@@ -215,7 +217,7 @@ def report(folder: Path, wished: Sequence[str] = ()) -> Path:
     metrics, title, out = chosen_metrics(table, wished), f"Sweep {folder.resolve().name}", folder / "report"
     drawn = figures(table, metrics)
     _clear(out)
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     notes = write_settings(out / "tensorboard", title, table, metrics)
     table = replace(table, notes=[*table.notes, *notes])
     text, html = as_markdown(title, table, metrics), as_html(title, table, metrics, drawn, constant_overrides(table))

@@ -24,13 +24,14 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from lntrain.runs import folders, keys, locks, trust
-from lntrain.runs.files import Damaged, clear_unfinished, read_json, write_atomically, write_json
+from lntrain.runs.files import Damaged, clear_unfinished, write_atomically, write_json
 from lntrain.sweeps.batch import BATCHABLE, batchable, run_batch
 from lntrain.sweeps.jobs import (
     LONGEST,
     Job,
     identity_of,
     job_name,
+    listed_jobs,
     plain,
     record_killed,
     short_hash,
@@ -139,7 +140,7 @@ class ResumableSweeper(Sweeper):
         clear_unfinished(self.folder)
         write_atomically(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.cfg).encode(), durable=False)
         try:
-            earlier = (read_json(self.folder / "sweep.json") or {}).get("jobs", {})
+            earlier = listed_jobs(self.folder)
         except Damaged as error:
             print(f"lntrain: {error}; it is made anew, of this command's jobs", file=sys.stderr)
             earlier = {}
@@ -171,9 +172,9 @@ class ResumableSweeper(Sweeper):
 
     @staticmethod
     def _why(job: Job) -> str:
-        summary, record = folders.summary_of(job.folder), folders.record_of(job.folder) or {}
-        if record.get("status") == "damaged":
-            return str(record["reason"])
+        if damage := folders.damage_of(folders.record_of(job.folder)):
+            return damage
+        summary = folders.summary_of(job.folder)
         reason = summary.get("reason")
         return str(summary.get("status") or "it was cut off") + (f": {reason}" if reason else "")
 

@@ -15,7 +15,8 @@ import numpy as np
 from scipy import stats
 
 from lntrain.runs import folders, locks
-from lntrain.runs.files import Damaged, read_json
+from lntrain.runs.files import Damaged
+from lntrain.sweeps.jobs import listed_jobs
 
 TIMING = ("seconds", "steps_per_second")  # another number each time: kept out of the table, which can then be compared
 SHORT = "short_of_steps"  # of a summary: how many are needed, where there are too few
@@ -150,12 +151,9 @@ def _swept(folder: Path, notes: list[str]) -> dict[str, dict[str, str]]:
     """job -> key -> value of what was swept: from sweep.json, or what differs between another sweeper's jobs."""
     jobs: dict[str, dict[str, str]] = {}
     try:
-        jobs = (read_json(folder / "sweep.json") or {}).get("jobs", {})
-        if not all(isinstance(values, dict) for values in jobs.values()):
-            raise Damaged(f"{folder / 'sweep.json'} is damaged (no table of jobs): remove it")
-    except (Damaged, AttributeError) as error:
-        jobs, what = {}, str(error) if isinstance(error, Damaged) else f"{folder / 'sweep.json'} is damaged"
-        notes.append(f"{what}; what was swept is told from the jobs' own overrides.")
+        jobs = listed_jobs(folder)
+    except Damaged as error:
+        notes.append(f"{error}; what was swept is told from the jobs' own overrides.")
     others = {
         path.parent.parent.name: folders.read_overrides(path.parent.parent)
         for path in sorted(folder.glob("*/.hydra/overrides.yaml"))
@@ -188,8 +186,8 @@ def _row(folder: Path, axes: dict[str, Value]) -> Row:
     }
     if (busy := locks.holder(folder)) is not None:
         return Row(folder, axes, "running", busy, {}, code)
-    if record is not None and record.get("status") == "damaged":
-        return Row(folder, axes, "damaged", str(record["reason"]), {}, None)
+    if damage := folders.damage_of(record):
+        return Row(folder, axes, "damaged", damage, {}, None)
     if not summary:
         begun = record is not None
         return Row(folder, axes, "cut off" if begun else "waiting", "its process is gone" if begun else "", {}, code)

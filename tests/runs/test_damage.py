@@ -56,7 +56,7 @@ def test_a_job_with_a_damaged_file_is_run_again(name, content, sweep, lntrain):
     assert folders.summary_of(sweep / "seed=1")["status"] == "done"
 
 
-@pytest.mark.parametrize("content", list(BROKEN.values()), ids=list(BROKEN))
+@pytest.mark.parametrize("content", [*BROKEN.values(), b'{"jobs": 3}', b'{"jobs": {"seed=1": 3}}'])
 def test_a_damaged_list_of_jobs_is_made_anew(content, sweep, lntrain):
     (sweep / "sweep.json").write_bytes(content)
     code, out, err = lntrain(*SWEEP)
@@ -95,6 +95,11 @@ def test_a_report_tells_of_a_damaged_list_of_jobs(content, sweep):
     assert [row.status for row in table.rows] == ["done"] * 3
     assert list(table.axes) == ["seed"]
     assert any("sweep.json is damaged" in note for note in table.notes)
+
+
+def test_a_report_takes_an_empty_folder(sweep):
+    (sweep / "report").mkdir()
+    assert (sweep_report.report(sweep) / "index.html").is_file()
 
 
 def test_a_resume_of_a_run_whose_job_is_damaged_names_it(sweep, lntrain):
