@@ -327,6 +327,7 @@ EXAMPLES: dict[str, list[tuple[Any, ...]]] = {  # found before
         ("selectivity", [0.0, 0.0, 0.390625], [None, 0, 0]),
         ("figure1", [0.15625], [None, 2, 1]),
     ],
+    "checkpoints": [([("flip", 0.5, b""), ("flip", 0.9609375, b"")],)],
     "face": [
         ("train", 0, math.inf, None, (4, 3)),
         ("train", 0, None, 2**64, (4, 3)),

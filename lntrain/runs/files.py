@@ -191,7 +191,7 @@ MARK = b"lntrain sha256 "  # before the digest of all that is before it, at the 
 def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
     """checkpoint.pt with a digest at its end, which loads with weights_only=True; the one before is kept."""
     buffer = io.BytesIO()
-    torch.save(dict(checkpoint), buffer)
+    torch.save({**checkpoint, "digested": True}, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     buffer.seek(0, io.SEEK_END)
     buffer.write(MARK + digest.encode())
@@ -236,14 +236,19 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
 def _checkpoint(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     size = len(content) - len(MARK) - 2 * hashlib.sha256().digest_size
-    if size >= 0 and content[size:].startswith(MARK):  # those of 0.1.0's first days have none
+    digested = size >= 0 and content[size:].startswith(MARK)
+    if digested:
         if hashlib.sha256(content[:size]).hexdigest().encode() != content[size + len(MARK) :]:
             raise ValueError("its digest does not fit: it was altered, or the disk erred")
         content = content[:size]
+    elif content[-22:-18] != b"PK\5\6":  # those of 0.1.0's first days have no digest, and end as torch's archives do
+        raise ValueError("its end is damaged")
     checkpoint: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
     kinds: dict[str, Any] = {"config": str, "state": (dict, type(None)), "history": dict}
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k, 0), kinds[k]) for k in kinds):
         raise ValueError("config, state or history is missing")
+    if checkpoint.pop("digested", False) and not digested:
+        raise ValueError("its digest is cut off")
     return checkpoint
 
 

@@ -31,9 +31,17 @@ def test_a_property_can_fail(monkeypatch):
     """A reader that lets the archive's own error through, and a checkpoint that is taken unseen, are found."""
     from contextlib import nullcontext
 
+    import torch
+
     from lntrain.data import readers
+
+    def unseen(folder):
+        try:
+            return torch.load(folder / "checkpoint.pt", weights_only=True)
+        except Exception as error:
+            raise ValueError("checkpoint.pt is damaged") from error
 
     monkeypatch.setattr(readers, "_named", lambda path: nullcontext())
     assert "Failing" in (fuzz.run("readers", 400, 0) or "")
-    monkeypatch.setattr("lntrain.runs.files.MARK", b"no such mark")
+    monkeypatch.setattr(fuzz, "read_checkpoint", unseen)
     assert "Failing" in (fuzz.run("checkpoints", 400, 0) or "")
