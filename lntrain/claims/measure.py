@@ -113,7 +113,7 @@ def no_near_tie(at: At, make: Callable[[int], Problem], ratio: float, *, positiv
 def run(case: Case, seeds: list[int], steps: int, snapshots: Iterable[int] = (), **options: Any) -> Iterator[Snapshot]:
     """Train one replica per seed; yields the scheduled snapshots, the last one at `steps`."""
     dynamics = case.dynamics
-    kind = GaussianNoise if dynamics.noise_kurtosis == 3 else RademacherNoise
+    kind = {3.0: GaussianNoise, 1.0: RademacherNoise}[dynamics.noise_kurtosis]
     noise: Any = kind(case.std, options.pop("schedule", None))
     model = DiagonalLinear(
         case.problem.d,

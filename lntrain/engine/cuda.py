@@ -7,6 +7,7 @@ gradient without autograd, in place, and also runs without a graph on any device
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,16 @@ from lntrain.models.diagonal import DiagonalLinear
 from lntrain.optim.sgd import noise_std
 
 WARM_UP = 3  # steps before a capture, as torch asks, on another stream
+COEF: dict[str, Callable[..., Tensor]] = {  # beta of (depth L, weights)
+    "difference": lambda L, u, v: u**L - v**L,
+    "square": lambda _, w: w.square(),
+    "hadamard": lambda _, u, v: u * v,
+}
+SLOPES: dict[str, Callable[..., tuple[Tensor, ...]]] = {  # d beta / dw for each of the weights
+    "difference": lambda L, u, v: (L * u ** (L - 1), -L * v ** (L - 1)),
+    "square": lambda _, w: (2 * w,),
+    "hadamard": lambda _, u, v: (v, u),
+}
 
 
 def captures(tensor: Tensor) -> bool:
@@ -138,10 +149,7 @@ class DeviceSteps:
         return block.index_select(0, self.at)[0]
 
     def _coef(self) -> Tensor:
-        if self.model.parametrisation == "square":
-            return self.weights[0].square()
-        u, v = self.weights
-        return u * v if self.model.parametrisation == "hadamard" else u**self.model.depth - v**self.model.depth
+        return COEF[self.model.parametrisation](self.model.depth, *self.weights)
 
     def _gradient(self, beta: Tensor, noise: Tensor) -> Tensor:
         """The gradient in beta, (R, d); the noise of each of the n labels is added to its sum."""
@@ -160,7 +168,4 @@ class DeviceSteps:
 
     def _slopes(self, grad: Tensor) -> tuple[Tensor, ...]:
         """The gradient in each weight."""
-        if self.model.parametrisation == "hadamard":
-            return grad * self.weights[1], grad * self.weights[0]
-        depth = self.model.depth
-        return tuple(grad * (sign * depth * w ** (depth - 1)) for sign, w in zip((1, -1), self.weights, strict=False))
+        return tuple(grad * slope for slope in SLOPES[self.model.parametrisation](self.model.depth, *self.weights))
