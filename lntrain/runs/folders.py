@@ -119,6 +119,7 @@ def _content(folder: Path) -> list[Path]:
 def _moved_aside(folder: Path) -> Path:
     """Its new name; nobody writes to it meanwhile."""
     with lock(folder):
+        clear_unfinished(folder)
         number = next(k for k in itertools.count(1) if not folder.with_name(f"{folder.name}.{k}").exists())
     aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))  # not within: Windows moves no lock that is held
     print(f"moved     {folder} to {aside}", flush=True)
