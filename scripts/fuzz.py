@@ -326,6 +326,7 @@ EXAMPLES: dict[str, list[tuple[Any, ...]]] = {  # found before
     "configurations": [
         ("selectivity", [0.0, 0.0, 0.390625], [None, 0, 0]),
         ("figure1", [0.15625], [None, 2, 1]),
+        ("cosine", [0.5, 0.453125], [0, 1e12, 0]),
     ],
     "checkpoints": [([("flip", 0.5, b""), ("flip", 0.9609375, b"")],)],
     "face": [

@@ -7,6 +7,7 @@ small weight is ever integrated; d theta/dt = X beta - y is the gradient of a co
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,9 @@ def integrate(
     solver = LSODA(slope, 0.0, start, times[-1], first_step=first, rtol=rtol, atol=atol, jac=jacobian)
     total, nodes, weights = np.zeros_like(value), *(part / 2 for part in np.polynomial.legendre.leggauss(order))
     while solver.status == "running":
-        message = solver.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of LSODA's failures: the message below says it
+            message = solver.step()
         if solver.status == "failed" or not np.isfinite(solver.y).all():
             raise RuntimeError(f"the flow stopped at time {solver.t:.3g}: {message or 'not finite'}")
         inside, wanted = solver.dense_output(), times[(times > solver.t_old) & (times <= solver.t)]
