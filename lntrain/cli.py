@@ -242,7 +242,7 @@ def _resume(arguments: list[str]) -> int:
             held.enter_context(locks.lock(folder))
             own = identity_of(cfg)
             if "steps" not in options:  # the checkpoint holds the numbers that "auto" chose: the same configuration
-                own["config"] = (read_json(folder / "job.json") or own)["config"]
+                own["config"] = (read_json(folder / "job.json") or {}).get("config", own["config"])
             folders.begin(folder, own, fresh=False)
         except OSError as error:
             raise Mistake(f"resume={folder} cannot be written ({error.strerror}): mend that, and try again") from None

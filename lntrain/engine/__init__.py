@@ -10,7 +10,7 @@ chunks of steps and the threads, a path gives the same bits.
 | `cuda` | X on a GPU, in a CUDA graph | as it is | cuda | never run yet | to rounding | steps_for_a_gpu |
 | `threads` | a step reads over 32 MB of dense X | rows, in 8 parts | threads | 1.5 general | bit for bit | rows_split |
 | `lanes` | plain, all rows, a vector of runs per thread | once for all | lanes | 1.6 panels | to rounding | in_lanes |
-| `panels` | plain, all rows, columns in registers | in panels | panels | 0.8 to 1.1 whole | bit for bit | panels |
+| `panels` | plain, all rows, columns in registers | in panels | panels | 0.9 to 1.5 whole | bit for bit | panels |
 | `whole_batch` | plain, all rows | by rows | steps | 1.2 general | bit for bit | panels |
 | `single_row` | plain, one drawn row | the row, the next | single_row | 3 to 4 general | bit for bit | single_rows |
 | `sparse` | plain, one drawn row of a CSR X | its numbers | sparse | as X is sparse | bit for bit | test_sparse |

@@ -76,6 +76,7 @@ def new_run(folder: Path, *, overwrite: bool) -> Iterator[None]:
             except OSError:
                 _withdraw(folder, aside, missing)
                 raise
+            _refuse_taken(folder, False)  # by a run that began, and perhaps ended, since the look above
             held.callback(_withdraw, folder, aside, missing)
         except OSError as error:
             raise ValueError(f"run_dir={folder} cannot be written ({error.strerror}): name another folder") from None

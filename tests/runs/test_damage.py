@@ -124,3 +124,12 @@ def test_jobs_that_are_short_of_steps_are_marked(sweep):
         path = row.folder / "summary.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "short_of_steps": None}))
     assert not any(row.short for row in collect(sweep).rows)
+
+
+@pytest.mark.parametrize("content", [b'{"confjg": "1", "code": "2"}', b"{}"], ids=["a flipped bit", "nothing"])
+def test_a_resume_needs_no_key_of_job_json(content, lntrain, tmp_path):
+    assert lntrain(*SMALL, "figures=false", "run_dir=a")[0] == 0
+    (tmp_path / "a" / "job.json").write_bytes(content)
+    code, _, err = lntrain("resume=a")
+    assert (code, err) == (0, "")
+    assert set(json.loads((tmp_path / "a" / "job.json").read_text())) >= {"config", "code"}

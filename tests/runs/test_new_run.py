@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from lntrain.runs import folders
+
 SMALL = ("problem.n=12", "problem.d=8", "problem.k=2", "steps=40", "figures=false", "model.replicas=null")
 NO_PLAN = {  # compose, but plan nothing
     "no data": ("problem.n=0",),
@@ -34,6 +36,22 @@ def test_a_run_that_is_there_is_left_as_it_is(options, lntrain, tmp_path, finish
     assert "resume=a" in err
     assert "overwrite=true" in err
     assert content(tmp_path / "a") == finished
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_that_began_and_ended_since_the_look_is_left_as_it_is(overwrite, tmp_path, monkeypatch):
+    """Two commands for one folder: the second looks before the first has begun, and gets the lock after its end."""
+    folder, lock = tmp_path / "a", folders.lock
+
+    def late(place):
+        place.mkdir(exist_ok=True)
+        (place / "summary.json").write_text('{"status": "done"}')
+        return lock(place)
+
+    monkeypatch.setattr(folders, "lock", late)
+    with pytest.raises(ValueError, match=r"holds a run \(done\)"), folders.new_run(folder, overwrite=overwrite):
+        pytest.fail("it began")
+    assert (folder / "summary.json").read_text() == '{"status": "done"}'
 
 
 def test_overwrite_moves_the_old_run_aside(lntrain, tmp_path, finished):
