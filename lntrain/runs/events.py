@@ -72,12 +72,19 @@ def restore(folder: Path, remembered: Mapping[str, int]) -> None:
             os.truncate(path, size)
 
 
+def _second(path: Path) -> int:
+    """When an event file was begun, by its name; 0 for a name of another kind."""
+    digits = path.name.removeprefix(EVENTS).partition(".")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
 class EventFile:
     """What tensorboard's EventFileWriter does, in the caller's thread; the file is open only while it is written."""
 
     def __init__(self, folder: Path) -> None:
-        # TensorBoard reads a folder's files in the order of their names
-        name = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers):06}"
+        # TensorBoard reads a folder's files in the order of their names: this one comes after those that are there
+        second = max(round(time.time()), 1 + max(map(_second, folder.glob(f"{EVENTS}*")), default=0))
+        name = f"{second:010}.{socket.gethostname()}.{os.getpid()}.{next(_numbers):06}"
         self.path, self.size = folder / f"{EVENTS}{name}", 0
         self.pending, self.flushed = [], time.time()  # type: ignore[var-annotated]
         self.add_event(Event(wall_time=self.flushed, file_version="brain.Event:2"))

@@ -76,8 +76,11 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what killed writers left beside their files; the folder must be held."""
-    for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+    """Remove what killed writers left beside their files; the folder must be held.
+
+    A run's own folders too, but not those of a sweep's jobs, whose owners may be at work.
+    """
+    for path in (own for part in ("", "figures/", ".hydra/") for own in folder.glob(f"{part}.*.tmp")):
         path.unlink(missing_ok=True)
 
 

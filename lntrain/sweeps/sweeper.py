@@ -56,7 +56,6 @@ class ResumableSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         if not re.fullmatch(r"[\w.+=,-]*\w[\w.+=,-]*", config.sweep.name):
             raise ValueError(f"sweep.name={config.sweep.name!r} is a folder's name: letters, digits and . _ + = , -")
-        keys.check(config.task, config.hydra.overrides.task)
         if not config.trust:
             trust.check(task_config(config))
         if config.sweep.changed not in CHANGED:
@@ -130,7 +129,7 @@ class ResumableSweeper(Sweeper):
             kinds = {_kind(line) for line in job.overrides[:-1]}
             if not seen >= kinds:
                 seen |= kinds
-                self._compose(job)
+                keys.check(self._compose(job).task, job.overrides[:-2])  # the task may be swept: experiment=digits,path
 
     def _compose(self, job: Job) -> DictConfig:
         return self.loader.load_sweep_config(self.cfg, list(job.overrides))

@@ -74,3 +74,14 @@ def test_two_files_of_one_folder_have_names_of_their_own(tmp_path):
     first.flush()
     second.flush()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_later_file_of_the_same_second_comes_after_whatever_its_process(tmp_path, monkeypatch):
+    """A resume within a second, by a process whose number sorts before."""
+    monkeypatch.setattr(events.time, "time", lambda: 1_700_000_000.2)
+    for number, pid in enumerate((9835, 10090, 7)):
+        monkeypatch.setattr(events.os, "getpid", lambda pid=pid: pid)
+        writer = Writer(str(tmp_path))
+        writer.add_scalar("x", float(number), number)
+        writer.close()
+    assert [event.step for event in _read(tmp_path).Scalars("x")] == [0, 1, 2]

@@ -184,6 +184,17 @@ def test_a_mistake_in_an_axis_shows_before_anything_runs(lntrain, tmp_path):
 # locks
 
 
+def test_a_swept_experiment_takes_its_own_keys_and_no_others(lntrain, tmp_path):
+    sweep = ["experiment=reparametrise,momentum_path", "hydra/launcher=basic", "figures=false"]
+    code, _, err = lntrain(*sweep, "study.replicas=2")
+    assert code == 2
+    assert "experiment=gallery does not read study.replicas" in err
+    assert not list(tmp_path.iterdir())
+    code, out, err = lntrain(*sweep, "gallery.size=quick")
+    assert (code, err) == (0, "")
+    assert "done      2 of 2 jobs" in out
+
+
 def test_a_held_folder_is_refused_and_a_dead_holder_is_none(tmp_path):
     code = f"""
 from lntrain.runs import locks; import pathlib, time
@@ -343,3 +354,15 @@ def test_killed_in_the_middle_a_sweep_ends_as_if_it_had_not_been(tmp_path):
     assert {job: _times(job) for job in finished} == before
     assert _csv(folder) == _csv(_jobs(tmp_path, "whole"))
     assert table.collect(folder).rows[-1].status == "done"
+
+
+def test_a_second_owner_takes_no_file_of_a_job_at_work(lntrain, tmp_path):
+    """What another owner is about to rename in its job's folder stays; what a killed sweep left is cleared."""
+    assert lntrain(*SMALL, "seed=0,1", "sweep.name=s", "steps=20")[0] == 0
+    folder = tmp_path / "outputs" / "sweeps" / "s"
+    at_work, left = folder / "seed=1" / ".job.json.999.tmp", folder / ".sweep.json.999.tmp"
+    at_work.touch()
+    left.touch()
+    assert lntrain(*SMALL, "seed=0,1", "sweep.name=s", "steps=20")[0] == 0
+    assert at_work.exists()
+    assert not left.exists()
