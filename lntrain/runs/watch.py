@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,8 @@ class Stepped(Protocol):
 
 
 S = TypeVar("S", bound=Stepped)
+T = TypeVar("T")
+SHARE = 0.01  # of a run's time that checkpoints may take
 
 
 @dataclass(frozen=True)
@@ -91,19 +93,47 @@ def watch(
 ) -> Iterator[S]:
     """Pass snapshots on; after the caller has used one, save it when `every` seconds have passed or a stop was asked.
 
+    Where saving takes over SHARE of that, the pauses grow; `every` 0 saves at each snapshot.
+
     Raises:
         Interruption: a stop was asked and the last snapshot is saved.
         SystemExit: the scheduler has queued the job again.
     """
-    saved = time.monotonic()
+    saved, pause = time.monotonic(), every
     with tqdm(total=steps, initial=start, unit=" steps", unit_scale=True, disable=None) as bar:
         bar.set_description("starting (the engine compiles at its first use)")
         for snapshot in snapshots:
             bar.set_description(label)
             bar.update(snapshot.step - bar.n)
             yield snapshot
-            if came.asked or time.monotonic() - saved > every:
+            began = time.monotonic()
+            if came.asked or began - saved > pause:
                 save(snapshot)
                 saved = time.monotonic()
+                pause = max(every, (saved - began) / SHARE) if every else 0.0
             if came.asked and snapshot.step < steps:
                 came.give_way(folder)
+
+
+def one_by_one(parts: Mapping[str, T], folder: Path) -> Iterator[tuple[str, T]]:
+    """The named parts of a run, with a bar; the first SIGINT or SIGTERM stops the part that is at work.
+
+    Raises:
+        Interruption: a stop was asked; parts that the caller has saved stay.
+    """
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        raise Interruption(signum, folder)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: a launcher's worker
+        before = {}
+    try:
+        with tqdm(parts.items(), unit=" parts", disable=None) as bar:
+            for name, part in bar:
+                bar.set_description(name)
+                yield name, part
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

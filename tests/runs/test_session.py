@@ -182,3 +182,28 @@ def test_no_memory_writes_no_metrics(tmp_path):
         own.train(lambda state: map(_At, (1, 2)), 2)
     assert not (tmp_path / "metrics.jsonl").exists()
     assert set(read_checkpoint(tmp_path)) == {"config", "state", "history", "events"}
+
+
+@pytest.mark.parametrize(("cost", "saves"), [(0.01, 9), (1.0, 1)])
+def test_checkpoints_take_a_hundredth_of_a_run(cost, saves, monkeypatch, tmp_path):
+    """Where a checkpoint takes a second, one in a hundred seconds is enough: by a clock of our own."""
+    from types import SimpleNamespace
+
+    from lntrain.runs import watch
+
+    now, saved = [0.0], []
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+
+    def stepped():
+        for step in range(1, 101):
+            now[0] += 1.0
+            yield SimpleNamespace(step=step)
+
+    def save(at):
+        now[0] += cost
+        saved.append(at.step)
+
+    options = {"steps": 100, "start": 0, "every": 10.0, "save": save, "came": watch.Signals(), "folder": tmp_path}
+    for _ in watch.watch(stepped(), **options):
+        pass
+    assert len(saved) == saves
