@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint slow clean setup
+.PHONY: run test lint slow gallery clean setup
 .DELETE_ON_ERROR:
 
 run: setup
@@ -13,6 +13,9 @@ test: lint
 
 slow: setup
 	$(BIN)/pytest -m slow -q -n auto
+
+gallery: setup
+	$(BIN)/lntrain-gallery $(if $(SEED),--seed $(SEED))
 
 lint: setup
 	$(BIN)/ruff check .

@@ -159,6 +159,7 @@ def task_of(cfg: DictConfig) -> Callable[..., Any]:
         "classification": "classify",
         "selectivity": "selectivity",
         "matrix_sensing": "sensing",
+        "gallery": "gallery.run",
     }
     if cfg.task not in modules:
         raise Mistake(f"task={cfg.task!r} is unknown: choose one of {', '.join(modules)}")

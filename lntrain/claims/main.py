@@ -14,10 +14,9 @@ from pathlib import Path
 import torch
 
 from lntrain.claims import report
-from lntrain.claims.measure import At
 from lntrain.claims.mutations import broken
 from lntrain.claims.table import ROWS
-from lntrain.claims.verdict import Result, judge_all
+from lntrain.experiments.verdicts import At, Result, judge_all
 from lntrain.runs.files import write_atomically
 
 FIRST = ("gamma-law", "steps-needed", "open-band", "support", "mean")  # the longest, so that none runs alone at the end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lntrain.data.problem import Problem
+from lntrain.experiments.verdicts import At
 from lntrain.lasso import solve as lassos
 from lntrain.lasso.solve import LassoSolution
 from lntrain.models.diagonal import DiagonalLinear
@@ -25,29 +25,6 @@ from lntrain.theory.expectation import whole
 from lntrain.training.loop import Snapshot, train
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class At:
-    """How a row is run: the user's seed, the row's name, and whether it runs in full mode."""
-
-    row: str
-    seed: int = 0
-    full: bool = False
-
-    def seeds(self, count: int, what: str = "noise") -> list[int]:
-        """`count` independent seeds, a function of the user's seed, the row and what they are for."""
-        entropy = [self.seed, zlib.crc32(self.row.encode()), zlib.crc32(what.encode())]
-        return [int(s) for s in np.random.SeedSequence(entropy).generate_state(count, np.uint32)]
-
-    @property
-    def data(self) -> int:
-        """The seed of the row's data."""
-        return self.seeds(1, "data")[0]
-
-    def pick(self, quick: Any, full: Any) -> Any:
-        """The quick mode's value or the full one's."""
-        return full if self.full else quick
 
 
 @dataclass(frozen=True)

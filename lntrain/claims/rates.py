@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from lntrain.claims.measure import (
-    At,
     Case,
     distances,
     gradients,
@@ -20,8 +19,8 @@ from lntrain.claims.measure import (
 )
 from lntrain.claims.section3 import case
 from lntrain.claims.section4 import PAIRED, PLAIN, data
-from lntrain.claims.verdict import Check, Curve, Outcome, Picture
 from lntrain.data.problem import Problem, sparse_regression
+from lntrain.experiments.verdicts import At, Check, Curve, Outcome, Picture
 from lntrain.penalty import corrections
 from lntrain.penalty import formula as penalties
 from lntrain.theory import laws

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lntrain.claims.verdict import FAMILY_LEVEL, RULE, Judged, Picture, Result
 from lntrain.experiments import figures
+from lntrain.experiments.verdicts import FAMILY_LEVEL, RULE, Judged, Picture, Result
 from lntrain.runs.files import write_atomically, write_figures
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lntrain.claims.measure import (
     Array,
-    At,
     Case,
     distances,
     lambda_ratio,
@@ -19,8 +18,8 @@ from lntrain.claims.measure import (
     predict,
     run,
 )
-from lntrain.claims.verdict import Check, Outcome
 from lntrain.data.problem import Problem, sparse_regression
+from lntrain.experiments.verdicts import At, Check, Outcome
 from lntrain.lasso import solve as lassos
 from lntrain.penalty import corrections
 from lntrain.penalty import formula as penalties

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from lntrain.claims.measure import (
-    At,
     Case,
     compensated,
     distances,
@@ -18,8 +17,8 @@ from lntrain.claims.measure import (
     stationary,
 )
 from lntrain.claims.section3 import case
-from lntrain.claims.verdict import Check, Curve, Outcome, Picture
 from lntrain.data.problem import Problem, sparse_regression
+from lntrain.experiments.verdicts import At, Check, Curve, Outcome, Picture
 from lntrain.lasso import references
 from lntrain.lasso import solve as lassos
 from lntrain.noise.schedules import PowerDecay

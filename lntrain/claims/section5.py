@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lntrain.claims.measure import At, Case, distances, falls, no_near_tie, run, stationary
+from lntrain.claims.measure import Case, distances, falls, no_near_tie, run, stationary
 from lntrain.claims.section3 import case
 from lntrain.claims.section4 import PLAIN, data
 from lntrain.claims.theorems import MARGIN
-from lntrain.claims.verdict import Check, Curve, Outcome, Picture
 from lntrain.data.problem import Problem, sparse_regression
+from lntrain.experiments.verdicts import At, Check, Curve, Outcome, Picture
 from lntrain.lasso.solve import LassoSolution
 from lntrain.penalty import formula as penalties
 from lntrain.theory import gamma, laws, regime

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lntrain.claims.measure import Array, At, distances, run
+from lntrain.claims.measure import Array, distances, run
 from lntrain.claims.rates import case_at
 from lntrain.claims.section4 import PLAIN
-from lntrain.claims.verdict import Check, Outcome
 from lntrain.data.problem import sparse_regression
+from lntrain.experiments.verdicts import At, Check, Outcome
 from lntrain.lasso import references
 from lntrain.lasso import solve as lassos
 from lntrain.noise import philox as stream

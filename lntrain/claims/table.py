@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lntrain.claims import rates, section3, section4, section5, section6, theorems
-from lntrain.claims.measure import At
-from lntrain.claims.verdict import Outcome
+from lntrain.experiments.verdicts import At, Outcome
 
 HERE = "lntrain.claims"
 

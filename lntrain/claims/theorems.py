@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lntrain.claims.measure import Array, At, Case, compensated, distances, falls, predict, run, slopes, stationary
-from lntrain.claims.verdict import Check, Curve, Outcome, Picture
+from lntrain.claims.measure import Array, Case, compensated, distances, falls, predict, run, slopes, stationary
 from lntrain.data.problem import Problem, sparse_regression
+from lntrain.experiments.verdicts import At, Check, Curve, Outcome, Picture
 from lntrain.lasso import solve as lassos
 from lntrain.lasso.solve import LassoSolution
 from lntrain.penalty import formula as penalties

@@ -14,6 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lntrain.data.problem import Problem
+from lntrain.experiments.gallery.paper import figure1_ends
+from lntrain.experiments.gallery.run import judged
 from lntrain.experiments.study import listed
 from lntrain.noise.labels import GaussianNoise
 from lntrain.runs.build import DTYPES, number, optimizer_of, training_of
@@ -45,6 +47,7 @@ def curves_of(cfg: DictConfig, n: int) -> list[Curve]:
         GaussianNoise(std)  # before the first curve: a mistake shows at once
     scale = 1 / math.sqrt(n) if rule == "matched" else 1.0
     curves = [Curve("GD", 0.0, None), Curve("SGD", 0.0, 1)]
+    curves += [Curve(f"SGD, batch {size}", 0.0, size) for size in cfg.figure1.get("batches") or () if size < n]
     for std in cfg.figure1.stds:
         curves += [
             Curve(f"GD + label noise, std {std:g}", std, None),
@@ -72,7 +75,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
         raise ValueError("experiment=figure1 needs a problem whose truth is known: problem=sparse")
     chosen, curves = curves_of(cfg, problem.n), Curves(session.remembered)
     lines = [f"figure 1  {len(chosen)} curves, {cfg.steps} steps, {cfg.model.replicas} replicas, lr={cfg.optimizer.lr}"]
-    for std in (curve.std for curve in chosen[2:] if curve.batch_size is None):
+    for std in (curve.std for curve in chosen[2:] if curve.std and curve.batch_size is None):
         bar = cfg.optimizer.lr * std**2 / problem.n
         lines.append(f"          std {std:g}: variance delta={std**2:.3g}, delta_bar = lr delta / n = {bar:.2g}")
     print("\n".join(lines), flush=True)
@@ -108,6 +111,7 @@ def _finish(cfg: DictConfig, session: Session, curves: Curves) -> dict[str, Any]
         print(f"{name:<32}{np.median(last):6.2f} [{last.min():.2f}, {last.max():.2f}]")
         for step, error in zip(steps, np.median(panel["error"], 0), strict=True):
             session.dashboard.writer.add_scalar(tag, error, step)
+    summary |= judged(cfg, figure1_ends(arrays))
     flat = {f"{name}/{key}": values for name, panel in arrays.items() for key, values in panel.items()}
 
     def draw() -> dict[str, Any]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from numpy.typing import NDArray
 
 from lntrain.experiments.figure_names import NAMED, name_ends, name_ticks, that_matter
+from lntrain.experiments.verdicts import Panel as Panel
 
 PALETTE = (
     "#2563a8", "#e07a1f", "#3a8f5c", "#b5408a", "#7a5cc4", "#1aa0a8",
@@ -204,26 +205,11 @@ def figures1(steps: Any, curves: Mapping[str, Mapping[str, Any]], stds: Sequence
     """`figure1` for each std: the curves without noise and those with this std."""
     drawn = {}
     for std in stds:
-        chosen = {name: panel for name, panel in curves.items() if "std" not in name or name.endswith(f"std {std:g}")}
+        shown = {name: panel for name, panel in curves.items() if "batch" not in name}
+        chosen = {name: panel for name, panel in shown.items() if "std" not in name or name.endswith(f"std {std:g}")}
         title = f"Four algorithms from one init: label noise of standard deviation {std:g} (variance {std**2:.2g})"
         drawn[f"figure1_std_{std:g}"] = figure1(steps, chosen, title=title)
     return drawn
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel of `arms`: name of the arm -> (x (S,), values (S, R)), the mean over R seeds and one sd about it.
-
-    `log` is for the y axis; a dashed line stands at `mark`, `mark_label` its meaning.
-    """
-
-    title: str
-    curves: Mapping[str, tuple[Any, Any]]
-    log: bool = False
-    xlabel: str = "step"
-    logx: bool = True
-    mark: float | None = None
-    mark_label: str = "annealing begins"
 
 
 def arms(panels: Sequence[Panel], *, title: str = "") -> Figure:
@@ -232,11 +218,12 @@ def arms(panels: Sequence[Panel], *, title: str = "") -> Figure:
     legend: dict[str, Any] = {}
     for ax, panel in zip(axes, panels, strict=True):
         for (name, (x, values)), colour in zip(panel.curves.items(), (BLUE, ORANGE, GREEN, GREY, INK), strict=False):
-            values = np.asarray(values, dtype=float)
-            mean, sd = values.mean(1), values.std(1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
-            low = np.maximum(mean - sd, values.min(1)) if panel.log else mean - sd
-            (legend[name],) = ax.plot(x, mean, color=colour, linewidth=1.8, marker="o", markersize=3)
-            ax.fill_between(x, low, mean + sd, color=colour, alpha=0.2, linewidth=0)
+            middle, low, high = _band(np.asarray(values, dtype=float), panel)
+            dots = "o" if len(middle) <= 40 else ""
+            (legend[name],) = ax.plot(x, middle, color=colour, linewidth=1.8, marker=dots, markersize=3)
+            ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        for (name, (x, y)), line in zip(panel.theory.items(), LINES, strict=False):
+            (legend[name],) = ax.plot(x, y, color=INK, linestyle=line, linewidth=1.2)
         if panel.mark is not None:
             style = LINES[
                 list(dict.fromkeys(p.mark_label for p in panels if p.mark is not None)).index(panel.mark_label)
@@ -244,6 +231,10 @@ def arms(panels: Sequence[Panel], *, title: str = "") -> Figure:
             legend[panel.mark_label] = ax.axvline(panel.mark, color=INK, linestyle=style, linewidth=0.9)
         ax.set_title(panel.title, fontsize=10)
         ax.set(xlabel=panel.xlabel, xscale="log" if panel.logx else "linear", yscale="log" if panel.log else "linear")
+        few_ticks(ax)
+        places = sorted({float(place) for x, _ in panel.curves.values() for place in x})
+        if len(places) <= 6 and not panel.logx:
+            ax.set_xticks(places)
     figure.legend(
         legend.values(),
         legend.keys(),
@@ -251,8 +242,28 @@ def arms(panels: Sequence[Panel], *, title: str = "") -> Figure:
         ncols=len(legend) if len(legend) < 5 else 3,
         frameon=False,
     )
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, int(10 * figure.get_figwidth())), fontsize=11)
     return figure
+
+
+def _band(values: NDArray[np.float64], panel: Panel) -> tuple[NDArray[np.float64], ...]:
+    """The middle of (S, R) over seeds and one standard deviation to both sides."""
+    if panel.geometric and panel.log and (values > 0).all():
+        logs = np.log(values)
+        mean, sd = logs.mean(1), logs.std(1, ddof=min(1, values.shape[1] - 1))
+        return np.exp(mean), np.exp(mean - sd), np.exp(mean + sd)
+    mean, sd = values.mean(1), values.std(1, ddof=min(1, values.shape[1] - 1))
+    return mean, np.maximum(mean - sd, values.min(1)) if panel.log else mean - sd, mean + sd
+
+
+def few_ticks(ax: Axes) -> None:
+    """Labels at 1, 2 and 5 on a logarithmic axis of less than two decades, where those of all minor ticks overlap."""
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = axis.get_view_interval()
+        if axis.get_scale() == "log" and high < 100 * low:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_locator(NullLocator())
 
 
 def claim(
@@ -294,13 +305,7 @@ def claim(
             panels[1].fill_between(x, values.min(1), values.max(1), color=colour, alpha=0.18, linewidth=0)
     if curves:
         panels[1].set(**axes)
-        low, high = panels[1].get_xlim()
-        if (
-            axes.get("xscale") == "log" and high < 100 * low
-        ):  # else every minor tick would be labelled, and labels overlap
-            panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panels[1].xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
-            panels[1].xaxis.set_minor_locator(NullLocator())
+        few_ticks(panels[1])
         panels[1].legend(frameon=False, fontsize=8)
     figure.suptitle(textwrap.fill(title, 110 if curves else 80), fontsize=10)
     return figure

@@ -14,6 +14,8 @@ from lntrain.data.teachers import sensing_problem
 from lntrain.experiments import arms
 from lntrain.experiments.arms import Arm, Study
 from lntrain.experiments.arms_board import pm, spread, table
+from lntrain.experiments.gallery.matrices import ends
+from lntrain.experiments.gallery.run import judged
 from lntrain.experiments.study import anneal_start, listed, noise_in, seeds_of, steps_of
 from lntrain.models.networks import MatrixSensing
 from lntrain.models.replicas import Replicas, Rows, squared_loss
@@ -92,6 +94,7 @@ def _table(cfg: DictConfig, curves: Curves) -> tuple[str, dict[str, Any]]:
         for m, numbers in zip(sizes, values, strict=True):
             keys = f"final_error {name}, m={m}", f"final_error_sd {name}, m={m}"
             results |= dict(zip(keys, spread(numbers), strict=True))
+    results |= judged(cfg, ends(curves.named))
     return f"{table(['measurements', *final], lines)}\n\n{note}", results
 
 

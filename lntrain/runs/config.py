@@ -177,6 +177,21 @@ class Sensing:
 
 
 @dataclass
+class Gallery:
+    """task=gallery, and other experiments with a verdict: lntrain.experiments.gallery.declared."""
+
+    entry: str | None = None
+    source: str = ""
+    found: str = ""
+    used: dict[str, Any] = field(default_factory=dict)
+    stated: dict[str, Any] = field(default_factory=dict)
+    quick: dict[str, Any] = field(default_factory=dict)
+    known: list[str] = field(default_factory=list)
+    differs: str = ""
+    size: str = "full"
+
+
+@dataclass
 class Sweep:
     """Of a multirun: lntrain.sweep."""
 
@@ -211,6 +226,7 @@ class Config:
     figures: bool | None = None
     figure1: Any = None
     path: Any = None
+    gallery: Gallery = field(default_factory=Gallery)
     network: Any = None
     data: Any = None
     study: Study = field(default_factory=Study)

@@ -37,7 +37,7 @@ NUMBERS = (  # the modules that make numbers: a page's style, a claim or a launc
     "runs/regression.py",
     "experiments",
 )
-DRAWINGS = ("figures.py", "figure_names.py", "path_figure.py", "run_figures.py")  # of experiments: they make none
+DRAWINGS = ("figures.py", "figure_names.py", "path_figure.py", "run_figures.py", "page.py", "main.py")  # they make none
 DONE = ("done",)
 OURS = (
     "summary.json",

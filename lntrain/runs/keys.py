@@ -15,11 +15,12 @@ DIAGONAL = {"problem", "model", "optimizer", "lr_schedule", "engine"}
 PLANNED = DIAGONAL | {"noise", "penalty", "target_distance", "average", "batch_size", "sampling"}
 READ = {
     "train": PLANNED | {"budget"},
-    "figure1": DIAGONAL | {"figure1"},
-    "path": PLANNED | {"path"},
+    "figure1": DIAGONAL | {"figure1", "gallery"},
+    "path": PLANNED | {"path", "gallery"},
+    "gallery": {"gallery"},
     "classification": NETWORKS | {"data", "network", "classification"},
     "selectivity": NETWORKS | {"selectivity"},
-    "matrix_sensing": NETWORKS | {"matrix_sensing"},
+    "matrix_sensing": NETWORKS | {"matrix_sensing", "gallery"},
 }
 CHOSEN = {"path": ("penalty.alpha", "penalty.alpha_ratio", "noise.std", "model.replicas")}  # by the task itself
 

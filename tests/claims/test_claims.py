@@ -10,8 +10,7 @@ import pytest
 from scipy import stats
 
 from lntrain.claims import main, mutations, table
-from lntrain.claims.measure import At
-from lntrain.claims.verdict import FAMILY_LEVEL, Check, Outcome, Result, judge_all
+from lntrain.experiments.verdicts import FAMILY_LEVEL, At, Check, Outcome, Result, judge_all
 
 GOOD = [0.98, 1.0, 1.02, 1.01, 0.99, 1.0, 1.0, 1.01]
 

@@ -35,7 +35,7 @@ def test_a_new_experiment_counts(package):
 
 
 def test_every_drawing_is_there():
-    names = {path.name for path in (Path(lntrain.__file__).parent / "experiments").iterdir()}
+    names = {path.name for path in (Path(lntrain.__file__).parent / "experiments").rglob("*.py")}
     assert set(DRAWINGS) <= names
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,29 @@ RULE = (
     "'<=', '>=': the whole interval lies on that side of the bound; it is one-sided, and of the geometric mean, "
     "since distances and ratios vary by factors. A row holds if all its checks do."
 )
+
+
+@dataclass(frozen=True)
+class At:
+    """How a row is run: the user's seed, the row's name, and whether it runs in full mode."""
+
+    row: str
+    seed: int = 0
+    full: bool = False
+
+    def seeds(self, count: int, what: str = "noise") -> list[int]:
+        """`count` independent seeds, a function of the user's seed, the row and what they are for."""
+        entropy = [self.seed, zlib.crc32(self.row.encode()), zlib.crc32(what.encode())]
+        return [int(s) for s in np.random.SeedSequence(entropy).generate_state(count, np.uint32)]
+
+    @property
+    def data(self) -> int:
+        """The seed of the row's data."""
+        return self.seeds(1, "data")[0]
+
+    def pick(self, quick: Any, full: Any) -> Any:
+        """The quick mode's value or the full one's."""
+        return full if self.full else quick
 
 
 @dataclass(frozen=True)
@@ -55,7 +79,7 @@ class Check:
         elif len(values) > 1 and values.min() > 0:
             middle, width = _interval(np.log(values), level)
             mean, side = math.exp(middle), width if self.relation == "<=" else -width
-            half = abs(mean * math.expm1(side))  # towards the bound
+            half = abs(mean * math.expm1(min(side, 700.0)))  # towards the bound; the exponential must not overflow
         else:
             mean, half = _interval(values, level)
         return Judged(self, mean, half, len(values), self._verdict(mean, half))
@@ -89,6 +113,25 @@ class Judged:
     half: float
     seeds: int
     verdict: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of `arms`: name of the arm -> (x (S,), values (S, R)), the mean over R seeds and one sd about it.
+
+    `log` is for the y axis; `geometric`: there the mean and the sd are those of logarithms. A dashed line stands at
+    `mark`, `mark_label` its meaning. theory: name -> (x (S,), y (S,)).
+    """
+
+    title: str
+    curves: Mapping[str, tuple[Any, Any]]
+    log: bool = False
+    xlabel: str = "step"
+    logx: bool = True
+    mark: float | None = None
+    mark_label: str = "annealing begins"
+    theory: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    geometric: bool = False
 
 
 @dataclass(frozen=True)

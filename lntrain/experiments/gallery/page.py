@@ -1,0 +1,159 @@
+"""The gallery as one page that needs no other file, and as Markdown."""
+
+from __future__ import annotations
+
+import base64
+import html as markup
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lntrain.experiments.gallery.declared import VERDICTS
+from lntrain.experiments.gallery.entries import ENTRIES
+from lntrain.experiments.gallery.run import tabled
+
+COLOURS = {
+    "reproduced": "#2b7a4b",
+    "after": "#2563a8",
+    "differs": "#b06a00",
+    "unexpected": "#b3261e",
+    "error": "#b3261e",
+}
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 860px; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .2rem; }
+img { width: 100%; height: auto; border: 1px solid #e3e6ea; border-radius: 6px; }
+table { border-collapse: collapse; font-size: .85rem; width: 100%; } td, th { text-align: left; padding: .2rem .5rem;
+border-bottom: 1px solid #eceff2; } code, pre { background: #f4f6f8; border-radius: 4px; padding: .1rem .3rem; }
+.verdict { color: #fff; border-radius: 4px; padding: .05rem .5rem; font-size: .85rem; } .small { font-size: .85rem;
+color: #555; } details { margin: .4rem 0; } .wide { overflow-x: auto; }
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An entry's declaration, and what its run's folder says."""
+
+    name: str
+    section: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def verdict(self) -> str:
+        """One of VERDICTS, or "error" where the run did not end."""
+        return str(self.summary.get("verdict") or "error")
+
+    @property
+    def seconds(self) -> float:
+        """Of its run; 0 where it did not end."""
+        return float(self.summary.get("seconds") or 0)
+
+    @property
+    def claim(self) -> str:
+        """In one line."""
+        return (ENTRIES[self.section["entry"]].__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def command(self) -> str:
+        """What repeats it."""
+        return f"lntrain experiment={self.name} seed={self.summary.get('seed', 0)}"
+
+    @property
+    def picture(self) -> Path | None:
+        """Its last figure by name."""
+        found = sorted((self.folder / "figures").glob("*.png"))
+        return found[-1] if found else None
+
+    @property
+    def reason(self) -> str:
+        """Why it differs, or why there is no verdict."""
+        return str(self.section.get("differs") or self.summary.get("reason") or "")
+
+
+def order(entry: str) -> int:
+    """The gallery's order is that of ENTRIES."""
+    return list(ENTRIES).index(entry) if entry in ENTRIES else len(ENTRIES)
+
+
+def settings(values: Mapping[str, Any]) -> str:
+    """Settings in one line.
+
+    >>> settings({"n": 40, "lr": 0.01})
+    'n=40, lr=0.01'
+    """
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def cell(text: str) -> str:
+    """Text in a Markdown table.
+
+    >>> cell("|b|^2")
+    '\\\\|b\\\\|^2'
+    """
+    return text.replace("|", "\\|")
+
+
+def stated(row: Row) -> str:
+    """The settings of the source, and where they were found."""
+    return f"{settings(row.section['stated']) or 'none'} (from: {row.section['found']})"
+
+
+def html(rows: Sequence[Row], seed: int) -> str:
+    """The page."""
+    words = "".join(f"<li><b>{verdict}</b>: {meaning}</li>" for verdict, meaning in VERDICTS.items())
+    head = f"<h1>The gallery</h1><p>{len(rows)} works around label noise, seed {seed}.</p><ul class=small>{words}</ul>"
+    index = "".join(f"<tr><td><a href='#{r.name}'>{r.name}</a></td><td>{markup.escape(r.claim)}</td>"
+                    f"<td>{_badge(r)}</td></tr>" for r in rows)  # fmt: skip
+    body = head + f"<div class=wide><table>{index}</table></div>" + "".join(_section(row) for row in rows)
+    title = "<!doctype html><html lang=en><meta charset=utf-8><title>lntrain: the gallery</title>"
+    return f"{title}<meta name=viewport content='width=device-width'><style>{STYLE}</style>{body}</html>\n"
+
+
+def _badge(row: Row) -> str:
+    return f"<span class=verdict style='background:{COLOURS[row.verdict]}'>{row.verdict}</span>"
+
+
+def _section(row: Row) -> str:
+    image = ""
+    if row.picture is not None:
+        encoded = base64.b64encode(row.picture.read_bytes()).decode()
+        image = f"<img alt='{markup.escape(row.claim, quote=True)}' src='data:image/png;base64,{encoded}'>"
+    checks = "".join(
+        f"<tr><td>{markup.escape(c['name'])}</td><td>{markup.escape(c['rule'])}</td><td>{_seen(c)}</td>"
+        f"<td>{c['verdict']}</td></tr>" for c in row.summary.get("checks", ())
+    )  # fmt: skip
+    reason = f"<p>{markup.escape(row.reason)}</p>" if row.reason else ""
+    count = f"{len(row.summary.get('checks', ()))} checks, {row.seconds:.0f} s"
+    return (
+        f"<h2 id='{row.name}'>{row.name} {_badge(row)}</h2><p>{markup.escape(row.claim)}</p>{image}{reason}"
+        f"<p class=small>{markup.escape(str(row.section['source']))}. Stated: {markup.escape(stated(row))}. "
+        f"Used: {markup.escape(settings(row.section['used']))}.</p>"
+        f"<details><summary>{count}</summary><div class=wide><table>{checks}</table></div></details>"
+        f"<p><code>{markup.escape(row.command)}</code></p>"
+    )
+
+
+def _seen(check: Mapping[str, Any]) -> str:
+    mean, half = check["measured"], check["half_width"]
+    return "not finite" if mean is None else f"{mean:.4g}" + (f" ± {half:.2g}" if half and check["seeds"] > 1 else "")
+
+
+def markdown(rows: Sequence[Row], seed: int, pictures: Mapping[str, str] | None = None) -> str:
+    """The same in Markdown; pictures: name -> path, the runs' own unless given."""
+    lines = [f"# The gallery\n\n{len(rows)} works around label noise, seed {seed}; `lntrain-gallery` repeats it.\n"]
+    lines += [f"- **{verdict}**: {meaning}" for verdict, meaning in VERDICTS.items()]
+    lines += ["", "| entry | claim | verdict | seconds |", "|---|---|---|---|"]
+    lines += [f"| [{r.name}](#{r.name}) | {cell(r.claim)} | {r.verdict} | {r.seconds:.0f} |" for r in rows]
+    for row in rows:
+        own = None if row.picture is None else f"{row.folder.name}/figures/{row.picture.name}"
+        shown = own if pictures is None else pictures.get(row.name)
+        lines += ["", f"## {row.name}", "", f"{row.claim} **{row.verdict}**", ""]
+        lines += [f"![{row.claim}]({shown})", ""] if shown else []
+        lines += [f"{row.reason}", ""] if row.reason else []
+        lines += [f"Source: {row.section['source']}.", f"Stated: {stated(row)}.",
+                  f"Used: {settings(row.section['used'])}.", "", tabled(row.summary.get("checks", ())), "",
+                  f"`{row.command}`"]  # fmt: skip
+    return "\n".join(lines) + "\n"
