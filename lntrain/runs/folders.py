@@ -70,7 +70,7 @@ def new_run(folder: Path, *, overwrite: bool) -> Iterator[None]:
         try:
             _refuse_taken(folder, overwrite)
             missing = [path for path in (folder, *folder.parents) if not path.exists()]
-            aside = _moved_aside(folder) if _content(folder) else None
+            aside = _moved_aside(folder) if overwrite and _content(folder) else None
             try:
                 held.enter_context(lock(folder))
             except OSError:

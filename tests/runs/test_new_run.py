@@ -54,6 +54,24 @@ def test_a_run_that_began_and_ended_since_the_look_is_left_as_it_is(overwrite, t
     assert (folder / "summary.json").read_text() == '{"status": "done"}'
 
 
+def test_a_run_that_began_just_after_the_look_is_not_moved_aside(tmp_path, monkeypatch):
+    folder, look = tmp_path / "a", folders._refuse_taken
+    looks = []
+
+    def then_begins(place, overwrite):
+        look(place, overwrite)
+        if not looks:
+            place.mkdir()
+            (place / "summary.json").write_text('{"status": "done"}')
+        looks.append(place)
+
+    monkeypatch.setattr(folders, "_refuse_taken", then_begins)
+    with pytest.raises(ValueError, match=r"holds a run \(done\)"), folders.new_run(folder, overwrite=False):
+        pytest.fail("it began")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (folder / "summary.json").read_text() == '{"status": "done"}'
+
+
 def test_overwrite_moves_the_old_run_aside(lntrain, tmp_path, finished):
     for number in (1, 2):
         (tmp_path / "a" / ".checkpoint.pt.1.tmp").touch()  # of a killed writer: it does not move along
