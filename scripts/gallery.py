@@ -16,7 +16,6 @@ from lntrain.experiments.gallery import main, page
 from lntrain.experiments.gallery.matrices import ends
 from lntrain.experiments.gallery.paper import figure1_ends
 from lntrain.runs.files import read_arrays
-from lntrain.runs.folders import summary_of
 
 ROOT = Path(__file__).parents[1]
 PICTURES, RECORDED = Path("outputs/example/gallery"), ROOT / "tests" / "experiments" / "gallery" / "recorded"
@@ -46,8 +45,7 @@ def write() -> None:
     folder = Path("outputs") / "gallery"
     (ROOT / PICTURES).mkdir(parents=True, exist_ok=True)
     RECORDED.mkdir(exist_ok=True)
-    rows = [page.Row(name, section, summary_of(folder / f"experiment={name}"), folder / f"experiment={name}")
-            for name, section in main.declarations().items() if (folder / f"experiment={name}").is_dir()]  # fmt: skip
+    rows = page.rows_in(folder, main.declarations())
     for row in rows:
         keep(row)
     shown = {row.name: f"{PICTURES}/{row.name}.png" for row in rows}

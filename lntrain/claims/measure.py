@@ -162,11 +162,6 @@ def distances(coef: Tensor | None, reference: Tensor | None) -> Array:
     return np.asarray(((coef - reference).norm(dim=-1) / reference.norm()).numpy(), dtype=np.float64)
 
 
-def slopes(x: Any, y: Any) -> Array:
-    """(R,) least-squares slopes of log y (S, R) on log x (S,)."""
-    return np.asarray(np.polyfit(np.log(np.asarray(x, float)), np.log(np.asarray(y, float)), 1)[0])
-
-
 @dataclass(frozen=True)
 class Stationary:
     """Records of a run after its start, coef (K, R, d), log w^2 (K, R, m, d), clean loss (K, R); the last snapshot."""

@@ -15,11 +15,11 @@ from lntrain.claims.measure import (
     lambda_ratio,
     predict,
     run,
-    slopes,
 )
 from lntrain.claims.section3 import case
 from lntrain.claims.section4 import PAIRED, PLAIN, data
 from lntrain.data.problem import Problem, sparse_regression
+from lntrain.experiments.gallery.rules import slopes
 from lntrain.experiments.verdicts import At, Check, Curve, Outcome, Picture
 from lntrain.penalty import corrections
 from lntrain.penalty import formula as penalties

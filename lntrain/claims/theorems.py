@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from lntrain.claims.measure import Array, Case, compensated, distances, falls, predict, run, slopes, stationary
+from lntrain.claims.measure import Array, Case, compensated, distances, falls, predict, run, stationary
 from lntrain.data.problem import Problem, sparse_regression
+from lntrain.experiments.gallery.rules import slopes
 from lntrain.experiments.verdicts import At, Check, Curve, Outcome, Picture
 from lntrain.lasso import solve as lassos
 from lntrain.lasso.solve import LassoSolution

@@ -16,7 +16,7 @@ PLANNED = DIAGONAL | {"noise", "penalty", "target_distance", "average", "batch_s
 READ = {
     "train": PLANNED | {"budget"},
     "figure1": DIAGONAL | {"figure1", "gallery"},
-    "path": PLANNED | {"path", "gallery"},
+    "path": PLANNED | {"path"},
     "gallery": {"gallery"},
     "classification": NETWORKS | {"data", "network", "classification"},
     "selectivity": NETWORKS | {"selectivity"},

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -66,18 +66,26 @@ def signals() -> Iterator[Signals]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if "SUBMITIT_EXECUTOR" in os.environ:
         numbers += [signal.SIGUSR1, signal.SIGUSR2]  # notice of pre-emption or of a time-out
-    try:
-        before = {number: signal.signal(number, ask) for number in numbers}
-    except ValueError:  # not the main thread: a launcher's worker
+    with _handled(numbers, ask) as before:
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            came.scheduler.update(
+                {n: handler for n, handler in before.items() if n != signal.SIGINT and callable(handler)}
+            )
         yield came
-        return
-    if "SUBMITIT_EXECUTOR" in os.environ:
-        came.scheduler.update({n: handler for n, handler in before.items() if n != signal.SIGINT and callable(handler)})
+
+
+@contextmanager
+def _handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[dict[int, Any]]:
+    """Signals go to `handler`; gives their handlers before. Outside the main thread (launchers) nothing changes."""
     try:
-        yield came
+        before = {number: signal.signal(number, handler) for number in numbers}
+    except ValueError:
+        before = {}
+    try:
+        yield before
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def watch(
@@ -125,15 +133,7 @@ def one_by_one(parts: Mapping[str, T], folder: Path) -> Iterator[tuple[str, T]]:
     def stop(signum: int, _: FrameType | None) -> None:
         raise Interruption(signum, folder)
 
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: a launcher's worker
-        before = {}
-    try:
-        with tqdm(parts.items(), unit=" parts", disable=None) as bar:
-            for name, part in bar:
-                bar.set_description(name)
-                yield name, part
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with _handled((signal.SIGINT, signal.SIGTERM), stop), tqdm(parts.items(), unit=" parts", disable=None) as bar:
+        for name, part in bar:
+            bar.set_description(name)
+            yield name, part

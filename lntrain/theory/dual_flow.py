@@ -43,21 +43,21 @@ def integrate(
     first = None if first is None else min(first, float(times[-1]))
     solver = LSODA(slope, 0.0, start, times[-1], first_step=first, rtol=rtol, atol=atol, jac=jacobian)
     total, nodes, weights = np.zeros_like(value), *(part / 2 for part in np.polynomial.legendre.leggauss(order))
-    while solver.status == "running":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of LSODA's failures: the message below says it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of LSODA's failures: the message below says it
+        while solver.status == "running":
             message = solver.step()
-        if solver.status == "failed" or not np.isfinite(solver.y).all():
-            raise RuntimeError(f"the flow stopped at time {solver.t:.3g}: {message or 'not finite'}")
-        inside, wanted = solver.dense_output(), times[(times > solver.t_old) & (times <= solver.t)]
-        edges = np.unique([solver.t_old, *wanted, solver.t])
-        widths = np.diff(edges)
-        at = ((edges[:-1] + edges[1:])[:, None] / 2 + widths[:, None] * nodes).ravel()
-        values = coef(at, inside(at).T).reshape(len(widths), len(nodes), -1)
-        totals = total + np.cumsum(widths[:, None] * (weights @ values), 0)
-        states += [np.asarray(inside(t)) for t in wanted]
-        means += list(totals[: len(wanted)] / wanted[:, None])
-        total = totals[-1]
+            if solver.status == "failed" or not np.isfinite(solver.y).all():
+                raise RuntimeError(f"the flow stopped at time {solver.t:.3g}: {message or 'not finite'}")
+            inside, wanted = solver.dense_output(), times[(times > solver.t_old) & (times <= solver.t)]
+            edges = np.unique([solver.t_old, *wanted, solver.t])
+            widths = np.diff(edges)
+            at = ((edges[:-1] + edges[1:])[:, None] / 2 + widths[:, None] * nodes).ravel()
+            values = coef(at, inside(at).T).reshape(len(widths), len(nodes), -1)
+            totals = total + np.cumsum(widths[:, None] * (weights @ values), 0)
+            states += [np.asarray(inside(t)) for t in wanted]
+            means += list(totals[: len(wanted)] / wanted[:, None])
+            total = totals[-1]
     return np.stack(states), np.stack(means)
 
 

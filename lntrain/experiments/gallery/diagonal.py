@@ -14,6 +14,7 @@ from lntrain.data.problem import Problem
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.labels import GaussianNoise
 from lntrain.optim.sgd import LabelNoiseSGD
+from lntrain.penalty.formula import mean_squares
 from lntrain.training.loop import Snapshot, train
 
 Array = NDArray[np.float64]
@@ -66,6 +67,12 @@ def relative(coef: Tensor, reference: Tensor) -> Tensor:
     """||beta - reference|| / ||reference||, () or (R,)."""
     apart: Tensor = (coef - reference).norm(dim=-1) / reference.norm(dim=-1)
     return apart
+
+
+def unit_columns(problem: Problem) -> Problem:
+    """The same problem with columns of mean square 1, and its truth in their units."""
+    size = mean_squares(problem.X).sqrt()
+    return Problem(problem.X / size, problem.y, None if problem.coef is None else problem.coef * size)
 
 
 def planted(X: Any, coef: Any, *, noise: Any = 0.0, name: str = "planted") -> Problem:

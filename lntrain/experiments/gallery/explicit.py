@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from lntrain.data.problem import Problem, sparse_regression
 from lntrain.experiments.gallery import rules
-from lntrain.experiments.gallery.diagonal import over_seeds, planted, relative, run
+from lntrain.experiments.gallery.diagonal import over_seeds, planted, relative, run, unit_columns
 from lntrain.experiments.verdicts import At, Check, Panel
 from lntrain.lasso.references import bridge
 from lntrain.lasso.solve import weighted_lasso
 from lntrain.penalty.corrections import depth_penalty
-from lntrain.penalty.formula import alpha_max, mean_squares
+from lntrain.penalty.formula import alpha_max
 from lntrain.training.evaluation import support_scores
 
 Array = NDArray[np.float64]
@@ -46,7 +46,7 @@ class TwoPenalties:
         rows = []
         for seed in at.seeds(self.seeds, "data"):
             problem = sparse_regression(self.n, self.d, self.k, signs="random", seed=seed)
-            problem = Problem(problem.X / mean_squares(problem.X).sqrt(), problem.y, problem.coef)
+            problem = unit_columns(problem)
             alpha = self.alpha_ratio * alpha_max(problem.X, problem.y)
             std = math.sqrt(share * alpha * self.n / self.lr)  # lambda_j = lr std^2 c_j / n + weight_decay / 2
             last = run(problem, lr=self.lr, steps=self.steps, init=0.1, std=std, seed=seed,

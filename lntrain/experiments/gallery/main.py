@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from lntrain.experiments.gallery import page
 from lntrain.experiments.gallery.declared import VERDICTS
 from lntrain.runs.files import write_atomically
-from lntrain.runs.folders import summary_of
 
 
 def declarations() -> dict[str, dict[str, Any]]:
@@ -39,9 +38,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="test use: tiny runs, whose verdicts mean nothing")
     parser.add_argument("--out", type=Path, help="folder to write to (default outputs/gallery or gallery-SEED)")
     options = parser.parse_args(arguments)
+    known = declarations() if options.only else {}
     for name in options.only or ():
-        if name not in declarations():
-            parser.error(f"{name!r} is no entry: choose from {', '.join(declarations())}")
+        if name not in known:
+            parser.error(f"{name!r} is no entry: choose from {', '.join(known)}")
     if options.jobs < 1 or options.seed < 0:
         parser.error(f"--jobs {options.jobs} must be at least 1 and --seed {options.seed} not negative")
     return options
@@ -75,8 +75,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if chosen:
             extra = ["gallery.size=quick"] if size == "quick" else []
             code |= subprocess.call([*command(chosen, options, folder), *extra])
-    told = [page.Row(name, rows[name], summary_of(folder / f"experiment={name}"), folder / f"experiment={name}")
-            for name in rows if (folder / f"experiment={name}").is_dir()]  # fmt: skip
+    told = page.rows_in(folder, rows)
     write_atomically(folder / "index.html", page.html(told, options.seed).encode())
     write_atomically(folder / "GALLERY.md", page.markdown(told, options.seed).encode())
     counts = {verdict: sum(row.verdict == verdict for row in told) for verdict in (*VERDICTS, "error")}

@@ -11,7 +11,8 @@ from typing import Any
 
 from lntrain.experiments.gallery.declared import VERDICTS
 from lntrain.experiments.gallery.entries import ENTRIES
-from lntrain.experiments.gallery.run import tabled
+from lntrain.experiments.gallery.run import cell, claim_of, seen, tabled
+from lntrain.runs.folders import summary_of
 
 COLOURS = {
     "reproduced": "#2b7a4b",
@@ -54,7 +55,7 @@ class Row:
     @property
     def claim(self) -> str:
         """In one line."""
-        return (ENTRIES[self.section["entry"]].__doc__ or "").strip().partition("\n")[0]
+        return claim_of(ENTRIES[self.section["entry"]])
 
     @property
     def command(self) -> str:
@@ -73,6 +74,12 @@ class Row:
         return str(self.section.get("differs") or self.summary.get("reason") or "")
 
 
+def rows_in(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """The entries that were run in a folder; sections: experiment -> its declaration."""
+    places = {name: folder / f"experiment={name}" for name in sections}
+    return [Row(name, sections[name], summary_of(at), at) for name, at in places.items() if at.is_dir()]
+
+
 def order(entry: str) -> int:
     """The gallery's order is that of ENTRIES."""
     return list(ENTRIES).index(entry) if entry in ENTRIES else len(ENTRIES)
@@ -85,15 +92,6 @@ def settings(values: Mapping[str, Any]) -> str:
     'n=40, lr=0.01'
     """
     return ", ".join(f"{key}={value}" for key, value in values.items())
-
-
-def cell(text: str) -> str:
-    """Text in a Markdown table.
-
-    >>> cell("|b|^2")
-    '\\\\|b\\\\|^2'
-    """
-    return text.replace("|", "\\|")
 
 
 def stated(row: Row) -> str:
@@ -122,7 +120,7 @@ def _section(row: Row) -> str:
         encoded = base64.b64encode(row.picture.read_bytes()).decode()
         image = f"<img alt='{markup.escape(row.claim, quote=True)}' src='data:image/png;base64,{encoded}'>"
     checks = "".join(
-        f"<tr><td>{markup.escape(c['name'])}</td><td>{markup.escape(c['rule'])}</td><td>{_seen(c)}</td>"
+        f"<tr><td>{markup.escape(c['name'])}</td><td>{markup.escape(c['rule'])}</td><td>{markup.escape(seen(c))}</td>"
         f"<td>{c['verdict']}</td></tr>" for c in row.summary.get("checks", ())
     )  # fmt: skip
     reason = f"<p>{markup.escape(row.reason)}</p>" if row.reason else ""
@@ -134,11 +132,6 @@ def _section(row: Row) -> str:
         f"<details><summary>{count}</summary><div class=wide><table>{checks}</table></div></details>"
         f"<p><code>{markup.escape(row.command)}</code></p>"
     )
-
-
-def _seen(check: Mapping[str, Any]) -> str:
-    mean, half = check["measured"], check["half_width"]
-    return "not finite" if mean is None else f"{mean:.4g}" + (f" ± {half:.2g}" if half and check["seeds"] > 1 else "")
 
 
 def markdown(rows: Sequence[Row], seed: int, pictures: Mapping[str, str] | None = None) -> str:

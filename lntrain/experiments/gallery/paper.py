@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lntrain.data.problem import Problem, sparse_regression
 from lntrain.experiments.gallery import rules
-from lntrain.experiments.gallery.diagonal import over_seeds, planted, run, squared_error
+from lntrain.experiments.gallery.diagonal import over_seeds, planted, run, squared_error, unit_columns
 from lntrain.experiments.verdicts import At, Check, Panel
 from lntrain.lasso.solve import weighted_lasso
 from lntrain.noise.compiled import compiled
@@ -139,7 +139,7 @@ class Temperature:
         rows = []
         for seed in at.seeds(self.seeds, "data"):
             problem = sparse_regression(self.n, self.d, self.k, signs="random", seed=seed)
-            problem = Problem(problem.X / mean_squares(problem.X).sqrt(), problem.y, problem.coef)
+            problem = unit_columns(problem)
             std = math.sqrt(alpha * self.n / self.lr)  # lambda_j = a lr std^2 c_j / (2 n), a = 2
             records = range(self.burn_in, self.steps, (self.steps - self.burn_in) // 400)
             many = 2 * self.pairs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,7 +87,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
         result = conclude(one, entry, done.arms)
         arrays = {f"{name}/{key}": value for name, values in done.arms.items() for key, value in values.items()}
         summary = {"status": "done", "task": "gallery", "seed": cfg.seed, "seconds": session.seconds, **result}
-        draw = lambda: _draw(one, entry, done.arms)  # noqa: E731
+        draw = partial(_draw, one, entry, done.arms)
         told = tabled(result["checks"])
         session.finish(Outcome(summary, arrays, draw, {"entry": one.entry, "seed": cfg.seed}, 1, table=told))
     print(f"\n{told}\n\nverdict   {result['verdict']}\nwrote     {folder}", flush=True)
@@ -135,13 +136,24 @@ def recorded(judged: Sequence[Judged]) -> list[dict[str, Any]]:
 
 def tabled(checks: Sequence[Mapping[str, Any]]) -> str:
     """The checks as a Markdown table."""
-    lines = []
-    for check in checks:
-        mean, half = check["measured"], check["half_width"]
-        seen = "not finite" if mean is None else f"{mean:.4g}"
-        interval = f" ± {half:.2g}" if mean is not None and half is not None and check["seeds"] > 1 else ""
-        lines.append([check["name"].replace("|", "\\|"), check["rule"], seen + interval, check["verdict"]])
+    lines = [[cell(check["name"]), check["rule"], seen(check), check["verdict"]] for check in checks]
     return table(["check", "rule", "measured", "verdict"], lines)
+
+
+def seen(check: Mapping[str, Any]) -> str:
+    """What a check measured, with its interval where it has one."""
+    mean, half = check["measured"], check["half_width"]
+    interval = f" ± {half:.2g}" if half is not None and check["seeds"] > 1 else ""
+    return "not finite" if mean is None else f"{mean:.4g}{interval}"
+
+
+def cell(text: str) -> str:
+    """Text in a Markdown table.
+
+    >>> cell("|b|^2")
+    '\\\\|b\\\\|^2'
+    """
+    return text.replace("|", "\\|")
 
 
 def _draw(one: Declared, entry: Entry, arms: Arms) -> dict[str, Any]:
