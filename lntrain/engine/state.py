@@ -37,6 +37,7 @@ class Run:
     sums: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)  # "step", sums and log-weights at earlier steps
     device_steps: Any = None  # cuda.DeviceSteps of a run on a GPU
+    gone: Tensor | None = None  # (R,) replicas that diverged and were kept, as NaN
     packed: tuple[int | None, NDArray[Any]] | None = None  # (version of X, X packed for engine/lanes)
 
     def __post_init__(self) -> None:

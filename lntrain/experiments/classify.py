@@ -18,6 +18,8 @@ from lntrain.data.images import Images
 from lntrain.experiments import arms
 from lntrain.experiments.arms import Arm, Study
 from lntrain.experiments.arms_board import pm, spread, table
+from lntrain.experiments.gallery.matrices import ends
+from lntrain.experiments.gallery.run import judged
 from lntrain.experiments.study import anneal_start, criterion_of, noise_in, seeds_of, steps_of
 from lntrain.models.replicas import Criterion, Replicas, Rows
 from lntrain.noise.labels import LabelFlips, NoNoise
@@ -103,6 +105,7 @@ def _table(cfg: DictConfig, curves: Curves) -> tuple[str, dict[str, Any]]:
             for name, values in (("noise", noisy), ("control", control)):
                 key = f"final_{metric}_{state}_{name}"
                 results[key], results[f"{key}_sd"] = spread(values)
+    results |= judged(cfg, ends(curves.named))
     return table(["", "noise and lr", "label noise", "control", "control / label noise"], lines), results
 
 

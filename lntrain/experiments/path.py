@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from lntrain.data.problem import Problem
+from lntrain.experiments.gallery.run import judged
 from lntrain.penalty.formula import alpha_max
 from lntrain.runs import build
 from lntrain.runs.history import Memory
@@ -37,7 +38,7 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
         f"path      {problem.name}: n={problem.n}, d={problem.d}, {len(alphas)} penalties "
         f"from {alphas[0]:.3g} to {alphas[-1]:.3g}\n"
         f"noise     std {min(stds):.3g} to {max(stds):.3g}, lr {min(rates):.3g} to {max(rates):.3g}, {steps} steps",
-        "".join(f"\nnote      {note}" for note in build.schedule_notes(cfg)),
+        "".join(f"\nnote      {note}" for note in (*build.schedule_notes(cfg), *_notes(plans))),
         sep="",
         flush=True,
     )
@@ -54,12 +55,24 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
     with session.begin(yaml_with(cfg, numbers), Memory(), layout={}):
         last = session.train(training, steps)
         summary = session.finish(_outcome(cfg, problem, alphas, plans, last, session.seconds))
-    middle, largest = summary["distance_median"], summary["distance_largest"]
-    print(
-        f"distance  to the Lasso over the path: median {middle:.4f}, largest {largest:.4f}\nwrote     {folder}",
-        flush=True,
-    )
+    for key, what in (("distance", "to the Lasso over the path"), ("distance_fit", "of the fit")):
+        print(f"distance  {what}: median {summary[f'{key}_median']:.4f}, largest {summary[f'{key}_largest']:.4f}")
+    print(f"wrote     {folder}", flush=True)
     return summary
+
+
+def _notes(plans: list[Plan]) -> list[str]:
+    """What the plans expect, and where the data leave the coefficients open."""
+    known = [plan.expected for plan in plans if plan.expected is not None]
+    if not known:
+        return []
+    coef, fit = (float(np.median([getattr(e, name) for e in known])) for name in ("distance", "fit"))
+    notes = [f"expected: a distance of {coef:.4f} to the Lasso (median over the path), {fit:.4f} of the fit"]
+    if loose := sum(plan.ill_determined is not None for plan in plans):
+        notes.append(
+            f"ill-determined: at {loose} of {len(plans)} penalties the Lasso is not unique, or nearly so; judge the fit"
+        )
+    return notes
 
 
 def _grid(cfg: DictConfig, problem: Problem) -> NDArray[np.float64]:
@@ -88,11 +101,16 @@ def _outcome(
     assert average is not None
     mean = average.cpu()
     distances = [float(distance(m, lasso.coef)) for m, lasso in zip(mean, references, strict=True)]
+    fits = [
+        float(distance(problem.X.double() @ m.double(), problem.X.double() @ lasso.coef))
+        for m, lasso in zip(mean, references, strict=True)
+    ]
     arrays = {
         "alphas": alphas,
         "mean_coef": mean.numpy(),
         "reference_coef": torch.stack([r.coef for r in references]).numpy(),
         "distances": np.array(distances),
+        "distances_fit": np.array(fits),
     }
     if problem.columns:
         arrays |= {"columns": np.array(problem.columns), "target": np.array(problem.target)}
@@ -106,8 +124,13 @@ def _outcome(
         "seed": cfg.seed,
         "distance_largest": max(distances),
         "distance_median": float(np.median(distances)),
+        "distance_fit_largest": max(fits),
+        "distance_fit_median": float(np.median(fits)),
+        "ill_determined": sum(plan.ill_determined is not None for plan in plans),
         "reference_gap": max(r.gap for r in references),
     }
+
+    summary |= judged(cfg, {"path": arrays})
 
     def draw() -> dict[str, Any]:
         from lntrain.experiments import path_figure

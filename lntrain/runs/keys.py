@@ -16,9 +16,9 @@ PLANNED = DIAGONAL | {"noise", "penalty", "target_distance", "average", "batch_s
 READ = {
     "train": PLANNED | {"budget"},
     "figure1": DIAGONAL | {"figure1", "gallery"},
-    "path": PLANNED | {"path"},
+    "path": PLANNED | {"path", "gallery"},
     "gallery": {"gallery"},
-    "classification": NETWORKS | {"data", "network", "classification"},
+    "classification": NETWORKS | {"data", "network", "classification", "gallery"},
     "selectivity": NETWORKS | {"selectivity"},
     "matrix_sensing": NETWORKS | {"matrix_sensing", "gallery"},
 }

@@ -26,7 +26,7 @@ from lntrain.runs.files import (
 )
 from lntrain.runs.history import Curves, Memory
 from lntrain.runs.watch import Interruption, Signals, signals, watch
-from lntrain.training.loop import DivergenceError
+from lntrain.training.divergence import DivergenceError
 
 
 class Reported(Protocol):

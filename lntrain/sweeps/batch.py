@@ -19,8 +19,9 @@ from lntrain.runs.session import Session
 from lntrain.runs.settled import AUTOMATIC
 from lntrain.sweeps.jobs import Text, settings, sparing, varied, write_config
 from lntrain.sweeps.members import Member, Place, Planned, diverged, model_of, optimizer_of_all, part_of, part_of_state
+from lntrain.training.divergence import DivergenceError
 from lntrain.training.evaluation import measure, summarise
-from lntrain.training.loop import DivergenceError, Snapshot
+from lntrain.training.loop import Snapshot
 
 BATCHABLE = ("optimizer.lr", "noise.std", "penalty.alpha", "penalty.alpha_ratio", "model.init", "seed")
 CHOSEN = tuple(dict.fromkeys((*BATCHABLE, *AUTOMATIC)))  # what is settled, too

@@ -17,7 +17,8 @@ from lntrain.optim.sgd import LabelNoiseSGD
 from lntrain.runs.build import RunSpec, noise_of, optimizer_of
 from lntrain.runs.regression import History
 from lntrain.runs.session import Session
-from lntrain.training.loop import Snapshot, divergence_bound
+from lntrain.training.divergence import divergence_bound
+from lntrain.training.loop import Snapshot
 
 
 @dataclass(frozen=True)

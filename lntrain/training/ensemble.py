@@ -18,7 +18,8 @@ from lntrain.noise.labels import LabelFlips
 from lntrain.noise.philox import check_sampling, sampled_rows
 from lntrain.noise.schedules import factor_at
 from lntrain.optim.sgd import LabelNoiseSGD, noise_of
-from lntrain.training.loop import HEARTBEAT, DivergenceError
+from lntrain.training.divergence import DivergenceError
+from lntrain.training.loop import HEARTBEAT
 from lntrain.training.points import log_spaced
 
 ROWS_AHEAD = 256  # steps whose rows are drawn in one call

@@ -21,16 +21,11 @@ from lntrain.noise.labels import LabelFlips
 from lntrain.noise.philox import check_sampling
 from lntrain.noise.schedules import Schedule
 from lntrain.optim.sgd import noise_std
-from lntrain.penalty.formula import stable_lr
+from lntrain.training.divergence import divergence_bound, leave_diverged, loss_of
 from lntrain.training.points import POINTS_PER_OCTAVE, log_spaced
 
 HEARTBEAT = 0.2  # seconds between heartbeats
 LONGEST = 2**40  # steps per chunk: without this limit it doubles at each of thousands of close snapshots
-GROWTH = 1e6  # a loss this many times its start (with the noise) has diverged
-
-
-class DivergenceError(RuntimeError):
-    """The loss left all bounds; the last snapshot yielded is the last good state."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +74,7 @@ def train(
     engine: str = "auto",
     snapshots: str | Iterable[int] = "log",
     state: dict[str, Any] | None = None,
+    diverged: str = "stop",
 ) -> Iterator[Snapshot]:
     """Train by (stochastic) gradient descent on loss_constant * mean (prediction - noisy label)^2.
 
@@ -94,12 +90,14 @@ def train(
         engine: "auto", "torch" or "fused".
         snapshots: "log" (4 an octave) or the steps to report.
         state: an earlier snapshot's state_dict(), of the same problem, dtype and lr.
+        diverged: "stop" with an error, or "keep": a replica that diverges is NaN from there on, the others go on.
 
     Yields:
         Snapshot at each scheduled step, the last one at `steps`, and heartbeats between.
 
     Raises:
-        ValueError: arguments that do not fit, by name. DivergenceError: the loss left all bounds.
+        ValueError: arguments that do not fit, by name. DivergenceError: the loss left all bounds, with "keep" that of
+            every replica.
 
     >>> problem = Problem([[1.0], [1.0]], [1.0, 1.0])
     >>> model = DiagonalLinear(1, init=0.5)
@@ -110,10 +108,12 @@ def train(
     # Checked here, at the call, not at the first `next`: hence a plain function around the generator.
     run = _begin(model, optimizer, problem, batch_size, sampling, loss_constant, lr_schedule)
     steps = whole_number("steps", steps, 1)
+    if diverged not in ("stop", "keep") or (diverged == "keep" and run.replicas is None):
+        raise ValueError(f'diverged={diverged!r}: give "stop", or "keep" for a model with replicas')
     scheduled = _schedule(steps, snapshots, run.period)
     if state is not None:
         _restore(run, state)
-    return _advance(run, problem, steps, scheduled, *choose(engine, run))
+    return _advance(run, problem, steps, scheduled, diverged, *choose(engine, run))
 
 
 def _begin(
@@ -160,11 +160,19 @@ def _schedule(steps: int, snapshots: str | Iterable[int], period: int = 1) -> se
 
 
 def _advance(
-    run: Run, problem: Problem, steps: int, scheduled: set[int], engine: str, advance: Callable[[Run, int], None]
+    run: Run,
+    problem: Problem,
+    steps: int,
+    scheduled: set[int],
+    diverged: str,
+    engine: str,
+    advance: Callable[[Run, int], None],
 ) -> Iterator[Snapshot]:
     halves = {s // 2 // run.period * run.period for s in scheduled}
     stops = sorted(s for s in scheduled | halves | {steps} if s > run.step)
-    bound = divergence_bound(_loss(run), run.y, noise_std(run.optimizer), run.loss_constant)
+    bound = divergence_bound(loss_of(run), run.y, noise_std(run.optimizer), run.loss_constant)
+    if diverged == "keep":
+        leave_diverged(run, problem, bound, keep=True)  # those of a state that is resumed
     chunk, beat, pause = 256, time.monotonic(), HEARTBEAT
     if not run.history:
         _record(run)
@@ -177,7 +185,7 @@ def _advance(
             advance(
                 run, min(stop, goal // BLOCK * BLOCK if chunk >= BLOCK else goal)
             )  # whole blocks: see engine/sparse
-            _check(run, problem, bound)
+            leave_diverged(run, problem, bound, keep=diverged == "keep")
             now = time.monotonic()
             chunk = max(16, min(2 * chunk, LONGEST, int(chunk * HEARTBEAT / 2 / max(now - began, 1e-6))))
             if now - beat > pause and run.step < stop:
@@ -188,46 +196,6 @@ def _advance(
         if stop in scheduled:
             yield _snapshot(run, engine, scheduled=True)
             beat = time.monotonic()
-
-
-def divergence_bound(start: Tensor, y: Tensor, std: Any, scale: float) -> Tensor:
-    """The loss beyond which a run has diverged; start: its first, () or (R,), std: of the noise, one or (R,)."""
-    return GROWTH * (start.max() + scale * (y.square().mean() + torch.as_tensor(std).square().max()))
-
-
-def _loss(run: Run) -> Tensor:
-    """The clean loss, () or (R,)."""
-    with torch.no_grad():
-        output = run.model(run.X)
-        if run.replicas is None:
-            output = output.reshape(run.y.shape)
-        loss: Tensor = run.loss_constant * (output - run.y).square().mean(-1)
-        return loss
-
-
-def _check(run: Run, problem: Problem, bound: Tensor) -> None:
-    loss = _loss(run)
-    finite = all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
-    if finite and bool((loss <= bound).all()):
-        return
-    lr = float(run.optimizer.param_groups[0]["lr"])
-    raise DivergenceError(
-        f"diverged by step {run.step} with lr={lr:g}: the loss is {float(loss.max()):.3g}; {_remedy(run, problem, lr)}"
-    )
-
-
-def _remedy(run: Run, problem: Problem, lr: float) -> str:
-    """Advice: an lr below the failed one that is stable at the least squares solution and half way through the run."""
-    if not isinstance(run.model, DiagonalLinear) or run.model.depth != 2 or problem.X.layout != torch.strided:
-        return "take a smaller lr"
-    X, y = problem.X.double(), problem.y.double()
-    coef = problem.coef if problem.coef is not None else torch.linalg.pinv(X) @ y
-    sizes = [coef, *(kept["log_weights"].exp().sum(-2).reshape(-1, problem.d).amax(0) for kept in run.history[:1])]
-    options: dict[str, Any] = {"parametrisation": run.model.parametrisation, "loss_constant": run.loss_constant}
-    stable = min(
-        stable_lr(X, size, batch_size=run.batch_size, **options) for size in sizes if bool(size.isfinite().all())
-    )
-    return f"a stable lr for this problem is at most {min(stable, lr) / 2:.2g}, less with strong noise"
 
 
 def _record(run: Run) -> None:
@@ -267,7 +235,7 @@ def _snapshot(run: Run, engine: str, *, scheduled: bool) -> Snapshot:
         log_weights=run.model.log_weights if hasattr(run.model, "log_weights") else None,  # type: ignore[arg-type]
         earlier_log_weights=earlier.get("log_weights"),
         earlier_step=earlier["step"],
-        loss=_loss(run),
+        loss=loss_of(run),
         lr=float(run.optimizer.param_groups[0]["lr"]),
         std=std.tolist(),
         scheduled=scheduled,

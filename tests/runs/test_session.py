@@ -19,7 +19,7 @@ from lntrain.runs.files import read_checkpoint, write_checkpoint
 from lntrain.runs.history import Curves, Memory
 from lntrain.runs.watch import Interruption
 from lntrain.sweeps.jobs import sparing
-from lntrain.training.loop import DivergenceError
+from lntrain.training.divergence import DivergenceError
 
 SMALL = ["problem.n=12", "problem.d=8", "problem.k=2", "optimizer.lr=0.002", "steps=64"]
 STUDY = ["steps=64", "study.replicas=1", "study.anneal=0", "batch_size=4", "optimizer.lr=0.01"]

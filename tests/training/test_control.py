@@ -18,6 +18,7 @@ from lntrain import (
     LabelFlips,
     LabelNoiseSGD,
     RademacherNoise,
+    sparse_regression,
     train,
 )
 from lntrain.noise.schedules import PowerDecay
@@ -230,3 +231,44 @@ def test_bad_input_is_refused_at_the_call_not_at_the_first_step(problem, call, s
     with pytest.raises(ValueError, match=says) as error:
         _bad(problem, call)()
     assert "\n" not in str(error.value)
+
+
+KEPT = {"lanes": (None, 8), "panels": (None, 8), "whole_batch": (None, 8), "single_row": (1, 3), "general": (2, 3)}
+
+
+def many(lrs, path, *, steps=400, state=None, diverged="keep"):
+    problem = sparse_regression(n=12, d=21, k=2, seed=3)
+    model = DiagonalLinear(21, init=0.3, replicas=len(lrs))
+    optimizer = LabelNoiseSGD(model.parameters(), lr=lrs, noise=GaussianNoise(0.2), seed=list(range(len(lrs))))
+    options = {"batch_size": KEPT[path][0], "engine": path, "snapshots": [100, 300], "state": state}
+    return list(train(model, optimizer, problem, steps, diverged=diverged, **options))
+
+
+@pytest.mark.parametrize("path", KEPT)
+def test_a_replica_that_diverges_is_left_behind_and_the_others_go_on(path):
+    tame = [0.004 + 0.001 * r for r in range(KEPT[path][1])]
+    wild = [tame[0], 50.0, *tame[2:]]
+    whole, kept = many(tame, path)[-1], many(wild, path)
+    left = torch.arange(len(tame)) == 1
+    assert torch.equal(kept[-1].coef.isnan().all(-1), left)
+    assert torch.equal(kept[-1].tail_coef.isnan().all(-1), left)
+    assert torch.equal(kept[-1].loss.isnan(), left)
+    assert torch.allclose(kept[-1].coef[~left], whole.coef[~left], rtol=1e-9, atol=1e-12)
+    middle = next(shot for shot in kept if shot.step == 300)
+    resumed = many(wild, path, state=middle.state_dict())[-1]
+    assert torch.equal(resumed.coef.isnan().all(-1), left)
+    assert torch.allclose(resumed.mean_coef[~left], kept[-1].mean_coef[~left], rtol=1e-12)
+    with pytest.raises(DivergenceError, match="diverged by step"):
+        many(wild, path, diverged="stop")
+
+
+def test_when_every_replica_diverges_the_run_stops():
+    with pytest.raises(DivergenceError, match="diverged by step"):
+        many([50.0, 60.0, 70.0], "general")
+
+
+def test_a_single_model_that_diverges_cannot_be_kept():
+    problem, model = sparse_regression(n=4, d=6, k=2), DiagonalLinear(6)
+    for diverged in ("keep", "go on"):
+        with pytest.raises(ValueError, match='give "stop", or "keep" for a model with replicas'):
+            train(model, torch.optim.SGD(model.parameters(), lr=0.1), problem, 10, diverged=diverged)

@@ -33,6 +33,15 @@ color: #555; } details { margin: .4rem 0; } .wide { overflow-x: auto; }
 """
 
 
+ANSWERED = {  # works around the paper that have no row, and why
+    "Boner": "its label noise is static, in the data of trees and linear models: no step draws it anew",
+    "Burger, Rossi": "kinetic equations: there is no network to train",
+    "Lyu, Zhu": "its parametrisation and settings were not found in what is public",
+    "Vardi": "a survey: the works it names that bear on label noise have rows of their own",
+    "Battash, Lindenbaum": "its noise is heavy-tailed and of gradients, not of labels: no prediction here bears on it",
+}
+
+
 @dataclass(frozen=True)
 class Row:
     """An entry's declaration, and what its run's folder says."""
@@ -106,6 +115,8 @@ def html(rows: Sequence[Row], seed: int) -> str:
     index = "".join(f"<tr><td><a href='#{r.name}'>{r.name}</a></td><td>{markup.escape(r.claim)}</td>"
                     f"<td>{_badge(r)}</td></tr>" for r in rows)  # fmt: skip
     body = head + f"<div class=wide><table>{index}</table></div>" + "".join(_section(row) for row in rows)
+    why = "".join(f"<li>{markup.escape(work)}: {markup.escape(reason)}.</li>" for work, reason in ANSWERED.items())
+    body += f"<h2>Answered, not run</h2><ul class=small>{why}</ul>"
     title = "<!doctype html><html lang=en><meta charset=utf-8><title>lntrain: the gallery</title>"
     return f"{title}<meta name=viewport content='width=device-width'><style>{STYLE}</style>{body}</html>\n"
 
@@ -149,4 +160,5 @@ def markdown(rows: Sequence[Row], seed: int, pictures: Mapping[str, str] | None 
         lines += [f"Source: {row.section['source']}.", f"Stated: {stated(row)}.",
                   f"Used: {settings(row.section['used'])}.", "", tabled(row.summary.get("checks", ())), "",
                   f"`{row.command}`"]  # fmt: skip
+    lines += ["", "## Answered, not run", "", *(f"- {work}: {reason}." for work, reason in ANSWERED.items())]
     return "\n".join(lines) + "\n"

@@ -8,13 +8,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from lntrain.data.problem import Problem
 from lntrain.experiments.gallery import rules
-from lntrain.experiments.gallery.diagonal import over_seeds, planted, run, squared_error
+from lntrain.experiments.gallery.diagonal import end, over_seeds, planted, run, squared_error
 from lntrain.experiments.verdicts import At, Check, Panel
-from lntrain.lasso.references import oracle_least_squares
+from lntrain.lasso.references import basis_pursuit, entropy_interpolator, oracle_least_squares
 from lntrain.lasso.solve import weighted_lasso_path
+from lntrain.noise.schedules import StepDecay
 
 Array = NDArray[np.float64]
 
@@ -72,3 +75,78 @@ class EarlyStopping:
         names = {"GD, best on its path": "descent", "Lasso, best on its path": "lasso", "oracle": "oracle"}
         curves = {name: (self.signals, np.stack([v[key] for v in arms.values()])) for name, key in names.items()}
         return [Panel("squared error", curves, log=True, xlabel="size of a true coefficient", logx=False)]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """From a large start label noise needs rows like log d to find the truth, gradient descent like d."""
+
+    k: int
+    ds: list[int]
+    flow_ds: list[int]  # of gradient flow, which needs more rows
+    init: float
+    penalty: float  # lambda of the label noise, before its lr falls
+    share: float  # of the largest stable lr
+    steps: int
+    drops: list[int]  # where the lr falls tenfold
+    tolerance: float  # relative error of a recovery
+    seeds: int
+
+    def arms(self, at: At) -> Mapping[str, Callable[[], Mapping[str, Array]]]:
+        """Label noise, the limit of gradient flow, and the least l1 norm."""
+        return {
+            "label noise": partial(self._needed, at, self._noise, self.ds),
+            "gradient flow": partial(self._needed, at, self._flow, self.flow_ds),
+            "basis pursuit": partial(self._needed, at, self._pursuit, self.ds),
+        }
+
+    def _needed(self, at: At, way: Callable[[Problem, int], torch.Tensor], ds: list[int]) -> dict[str, Array]:
+        """Rows it takes, by bisection, for each d and seed."""
+        seeds = at.seeds(self.seeds, "data")
+        return {"rows": over_seeds([[self._rows(way, d, seed) for d in ds] for seed in seeds])}
+
+    def _rows(self, way: Callable[[Problem, int], torch.Tensor], d: int, seed: int) -> float:
+        rng = np.random.default_rng(seed)
+        signs, widest = rng.choice([-1.0, 1.0], self.k), max(*self.ds, *self.flow_ds)
+        X, coef = rng.standard_normal((widest, widest))[:d, :d], np.r_[signs, np.zeros(d - self.k)]  # nested in d
+
+        def found(n: int) -> bool:
+            problem = planted(X[:n], coef)
+            missed = float(squared_error(way(problem, seed), problem)) ** 0.5 / np.linalg.norm(coef)
+            return bool(missed <= self.tolerance)
+
+        low, high = self.k, 2 * self.k  # too few; perhaps enough
+        while high < d and not found(high):
+            low, high = high, min(2 * high, d)
+        while high - low > 1:
+            n = (low + high) // 2
+            low, high = (low, n) if found(n) else (n, high)
+        return float(high)
+
+    def _noise(self, problem: Problem, seed: int) -> torch.Tensor:
+        top = float(torch.linalg.matrix_norm(problem.X, 2)) ** 2 / problem.n
+        lr = self.share * 2 / (8 * self.init**2 * top)
+        std = (self.penalty * problem.n / lr) ** 0.5
+        return end(problem, lr=lr, std=std, steps=self.steps, init=self.init, seed=seed,
+                   lr_schedule=StepDecay(tuple(self.drops), 0.1))  # fmt: skip
+
+    def _flow(self, problem: Problem, seed: int) -> torch.Tensor:
+        return entropy_interpolator(problem.X, problem.y, self.init).coef
+
+    def _pursuit(self, problem: Problem, seed: int) -> torch.Tensor:
+        return basis_pursuit(problem.X, problem.y).coef
+
+    def checks(self, arms: Any) -> list[Check]:
+        """The slopes of log rows on log d."""
+        noise = rules.slopes(self.ds, arms["label noise"]["rows"])
+        flow = rules.slopes(self.flow_ds, arms["gradient flow"]["rows"])
+        return [
+            rules.at_most("label noise: slope of log rows on log d", noise, 0.4),
+            rules.at_least("gradient flow: the same", flow, 0.8),
+        ]
+
+    def panels(self, arms: Any) -> list[Panel]:
+        """Rows over d."""
+        widths = {"gradient flow": self.flow_ds}
+        curves = {name: (widths.get(name, self.ds), values["rows"]) for name, values in arms.items()}
+        return [Panel("rows it takes to find the truth", curves, log=True, xlabel="columns d")]

@@ -9,29 +9,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lntrain.data.problem import Problem, sparse_regression
 from lntrain.experiments.gallery import rules
-from lntrain.experiments.gallery.diagonal import over_seeds, planted, run, squared_error
+from lntrain.experiments.gallery.diagonal import end, over_seeds, planted, run, squared_error
 from lntrain.experiments.verdicts import At, Check, Panel
 from lntrain.noise.schedules import StepDecay
-from lntrain.training.loop import DivergenceError, Snapshot
+from lntrain.training.divergence import DivergenceError
 
 Array = NDArray[np.float64]
 
 
-def largest(problem: Problem, lrs: Any, **options: Any) -> tuple[float, Snapshot]:
-    """The largest of rising step sizes before the first that diverges, and where its run ends."""
-    found = None
-    for lr in lrs:
-        try:
-            last = run(problem, lr=float(lr), **options)[-1]
-        except DivergenceError:
-            break
-        found = float(lr), last
-    if found is None:
+def largest(problem: Problem, lrs: Any, *, seed: int = 0, **options: Any) -> tuple[float, Tensor]:
+    """The largest of rising step sizes before the first that diverges, and where its run ends; a replica each."""
+    many: dict[str, Any] = {"lr": list(map(float, lrs)), "seed": [seed] * len(lrs), "replicas": len(lrs)}
+    coef = end(problem, diverged="keep", **many, **options)
+    stays = int(coef.isfinite().all(-1).long().cumprod(0).sum())
+    if stays == 0:
         raise RuntimeError(f"every step size from {lrs[0]:g} on diverges")
-    return found
+    return float(lrs[stays - 1]), coef[stays - 1]
 
 
 @dataclass(frozen=True)
@@ -93,8 +90,8 @@ class LargeSteps:
             problem = self._problem(self.gd_n, self.gd_d, seed)
             options: dict[str, Any] = {"steps": self.steps, "init": self.init, "parametrisation": "hadamard"}
             lr, big = largest(problem, np.geomspace(low, high, int(many)), **options)
-            small = run(problem, lr=lr / 2, **options)[-1]
-            rows.append([lr, *(float(squared_error(end.coef, problem)) for end in (small, big))])  # type: ignore[arg-type]
+            small = end(problem, lr=lr / 2, **options)
+            rows.append([lr, *(float(squared_error(coef, problem)) for coef in (small, big))])
         return dict(zip(("lr", "small", "large"), over_seeds(rows), strict=True))
 
     def checks(self, arms: Any) -> list[Check]:
@@ -142,10 +139,9 @@ class StepSize:
             small = run(problem, lr=self.small, **options)[-1]
             lr, big = largest(problem, np.geomspace(low, high, int(many)), **options)
             assert small.coef is not None
-            assert big.coef is not None
             middle = run(problem, lr=lr / 2, **options)[-1]
             fell, on = (4 * np.log(self.init) - middle.log_weights.sum(-2)).numpy(), (problem.coef != 0).numpy()  # type: ignore[union-attr]
-            errors = [float(squared_error(end, problem)) for end in (small.coef, big.coef)]
+            errors = [float(squared_error(coef, problem)) for coef in (small.coef, big)]
             rows.append([lr, *errors, float(fell[on].mean() / fell[~on].mean())])
         return dict(zip(("lr", "small", "large", "gain"), over_seeds(rows), strict=True))
 
