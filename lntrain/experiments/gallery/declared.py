@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lntrain.experiments.verdicts import Check, Judged, judge_all
 
-ROWS = 31  # intervals of the whole gallery hold together: Bonferroni over its rows, however many are run
+ROWS = 33  # intervals of the whole gallery hold together: Bonferroni over its rows, however many are run
 FOUND = ("code", "paper", "caption", "theorem", "ours")  # where the settings come from
 SIZES = ("full", "quick")
 VERDICTS = {

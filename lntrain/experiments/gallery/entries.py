@@ -16,6 +16,8 @@ from lntrain.experiments.gallery import (
     optimisers,
     paper,
     paths,
+    perceptron,
+    sequence,
     statistics,
     steps,
 )
@@ -52,4 +54,6 @@ ENTRIES: dict[str, type[Any]] = {
     "digits": images.Digits,
     "temperature": paper.Temperature,
     "real_path": paths.LassoPath,
+    "adaptivity": sequence.Adaptivity,
+    "batch_regimes": perceptron.BatchRegimes,
 }

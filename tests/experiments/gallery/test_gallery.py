@@ -30,6 +30,11 @@ SPOILT = {  # rows whose arms claim the same, or have no mate: arm, quantity, fa
     "lp": ("temperature 0.25", "distance", 1e4),
     "large_steps": ("GD", "large", 0.1),
     "momentum_path": ("paths", "alike", 10.0),
+    "path": ("path", "distances", 10.0),
+    "real_path": ("path", "distances_fit", 10.0),
+    "sde": ("tails", "exponent", [[1.0], [1.0], [1.0], [4.0]]),
+    "momentum_speed": ("lr 0.001", "fastest", 0.3),
+    "smoothed_sign": ("eps 1", "distance", 5.0),
 }
 
 
@@ -88,7 +93,7 @@ def test_the_recorded_run_has_its_verdict_and_loses_it_when_spoilt(name):
     assert verdict in ("reproduced", "after", "differs")
     if name in SPOILT:
         arm, quantity, factor = SPOILT[name]
-        arms[arm][quantity] = factor * (arms[arm][quantity] + (quantity == "size"))
+        arms[arm][quantity] = np.array(factor) * (arms[arm][quantity] + (quantity == "size"))
     else:
         first = next(iter(arms))
         mates = [arm for arm in arms if arm != first and set(arms[arm]) == set(arms[first])]
