@@ -9,6 +9,7 @@ chunks of steps and the threads, a path gives the same bits.
 | `torch` | other models, optimisers, noises, hooks | as it is | loop | | bit for bit | the reference of all |
 | `cuda` | X on a GPU, in a CUDA graph | as it is | cuda | never run yet | to rounding | steps_for_a_gpu |
 | `threads` | a step reads over 32 MB of dense X | rows, in 8 parts | threads | 1.5 general | bit for bit | rows_split |
+| `gram` | plain, all rows, four a column or more | R of X = Q R | gram | 1.0 to 4.7 panels | bit for bit | gram |
 | `lanes` | plain, all rows, a vector of runs per thread | once for all | lanes | 1.6 panels | to rounding | in_lanes |
 | `panels` | plain, all rows, columns in registers | in panels | panels | 0.9 to 1.5 whole | bit for bit | panels |
 | `whole_batch` | plain, all rows | by rows | steps | 1.2 general | bit for bit | panels |

@@ -5,6 +5,7 @@ Its slow reference is engine/loop.py: same random numbers, same trajectory up to
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lntrain.engine import kernels, lanes, panels, single_row, sparse, steps, threads
+from lntrain.engine import gram, kernels, lanes, panels, single_row, sparse, steps, threads
 from lntrain.engine.formulas import FORMULAS, PARAMETRISATIONS
 from lntrain.engine.paths import (
     FLOOR,
@@ -94,13 +95,18 @@ def _side_by_side(
 ) -> None:
     """Steps of the replicas (rule, state, key, stds), on threads: the first `shared` in lanes, the others alone."""
     width = lanes.count(run.X.dtype.itemsize)
-    packed = _packed(run) if shared else None
+    packed = _packed(run, lanes.pack) if shared else None
 
     def together(r: int) -> None:
         lanes.run_steps(packed, y[: len(run.y)], replicas[r : r + width], *where)
 
+    projected = _padded(X.Q.T @ y[: len(run.y)]) if isinstance(X, gram.Reduced) else None
+
     def by_itself(r: int) -> None:
         rule, state, key, std = replicas[r]
+        if path == Path.GRAM:
+            gram.run_steps(X, projected, rule, gram.smaller(rule, run.X.shape[1]), state, key, *where, std)
+            return
         steps.run_steps(X, y, rule, state, key, *where, std, new)
 
     jobs = [partial(together, r) for r in range(0, shared, width)]
@@ -109,11 +115,12 @@ def _side_by_side(
         list(pool.map(lambda job: job(), jobs))
 
 
-def _packed(run: Run) -> NDArray[Any]:
-    """X packed for `lanes`; cached, and packed anew if X may have changed."""
+def _packed(run: Run, pack: Callable[[NDArray[Any]], Any]) -> Any:
+    """X as `pack` makes it, which is costly; cached, and packed anew if X may have changed or for another path."""
     version = None if run.X.is_inference() else run.X._version
-    if run.packed is None or version is None or run.packed[0] != version:
-        run.packed = version, lanes.pack(run.X.detach().numpy())
+    key = version, getattr(pack, "__name__", "gram")
+    if run.packed is None or version is None or run.packed[0] != key:
+        run.packed = key, pack(run.X.detach().numpy())
     return run.packed[1]
 
 
@@ -199,6 +206,8 @@ def _layout(run: Run, path: Path) -> Any:
     if path == Path.SPARSE:
         parts = run.X.values(), run.X.col_indices(), run.X.crow_indices()
         return sparse.Sparse(*(part.detach().numpy() for part in parts))
+    if path == Path.GRAM:
+        return _packed(run, partial(gram.reduce, vectors=vectors(run, path)))
     X = run.X.detach().numpy()
     if path == Path.PANELS:
         return panels.pack(X, vectors(run, path))

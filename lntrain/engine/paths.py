@@ -7,7 +7,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from lntrain.engine import kernels, lanes, panels, single_row, threads
+from lntrain.engine import gram, kernels, lanes, panels, single_row, threads
 from lntrain.engine.formulas import PARAMETRISATIONS
 from lntrain.engine.state import Run
 from lntrain.models.diagonal import DiagonalLinear
@@ -27,6 +27,7 @@ class Path(StrEnum):
     TORCH = "torch"
     CUDA = "cuda"
     THREADS = "threads"
+    GRAM = "gram"
     LANES = "lanes"
     PANELS = "panels"
     SINGLE_ROW = "single_row"
@@ -35,7 +36,7 @@ class Path(StrEnum):
     GENERAL = "general"
 
 
-LEANEST_FIRST = (Path.SPARSE, Path.PANELS, Path.WHOLE_BATCH, Path.SINGLE_ROW, Path.GENERAL)
+LEANEST_FIRST = (Path.SPARSE, Path.GRAM, Path.PANELS, Path.WHOLE_BATCH, Path.SINGLE_ROW, Path.GENERAL)
 
 
 def choose_path(run: Run, *, many: int = 1) -> Path:
@@ -47,6 +48,8 @@ def choose_path(run: Run, *, many: int = 1) -> Path:
 
 def on_cpu(run: Run, many: int) -> Path:
     """As `choose_path`, for a run on the CPU to which a compiled path `applies`."""
+    if unfit(run, Path.GRAM) is None:
+        return Path.GRAM
     if run.X.layout == torch.strided and rows_read(run) * run.X.shape[1] * run.X.itemsize >= threads.LARGE_BYTES:
         return Path.THREADS
     return Path.LANES if in_lanes(run, many) else alone(run)
@@ -66,10 +69,13 @@ def unfit(run: Run, path: Path) -> str | None:
         return f"X is on {'a GPU' if gpu else 'the CPU'}"
     if (path == Path.SPARSE) != sparse:
         return "X is sparse" if sparse else "X is dense"
-    if path in (Path.LANES, Path.PANELS, Path.WHOLE_BATCH) and not (plain(run) and run.sampling == "full"):
+    if path in (Path.GRAM, Path.LANES, Path.PANELS, Path.WHOLE_BATCH) and not (plain(run) and run.sampling == "full"):
         return "it needs plain steps on the whole batch: no batch_size, momentum, weight decay or depth above 2"
     if path == Path.SINGLE_ROW and not (plain(run) and one_row(run)):
         return "it needs plain steps on one drawn row: batch_size=1, no momentum, weight decay or depth above 2"
+    n, d = run.X.shape
+    if path == Path.GRAM and (n < gram.TALL * d or n * d < gram.LEAST):
+        return f"it needs {gram.TALL} rows a column and {gram.LEAST} numbers in X, which is {n} x {d}"
     if path == Path.PANELS and vectors(run, path) == 0:
         return f"a panel of {len(run.y)} rows does not fit the first cache"
     if path == Path.LANES and in_lanes(run, 1) == 0:
@@ -90,6 +96,8 @@ def vectors(run: Run, path: Path) -> int:
     n, d = run.X.shape
     if path == Path.PANELS:
         return panels.width(n, d, run.X.itemsize)
+    if path == Path.GRAM:
+        return panels.width(d, d, run.X.itemsize)
     if path == Path.SINGLE_ROW and copied(run.X):
         return single_row.width(d, run.X.itemsize)
     return 0

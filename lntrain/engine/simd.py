@@ -283,10 +283,11 @@ def move(e, parametrisation, w, j, grad) -> None:  # type: ignore[no-untyped-def
 @emits
 def add_noise(e, y, unit, first, std, target, total) -> None:  # type: ignore[no-untyped-def]
     """target = y + std unit[first:], total += std unit[first:], in whole vectors: what lies beyond n has no effect."""
-    builder, drawn = e.builder, ir.VectorType(ir.FloatType(), e.lanes)
+    builder, given = e.builder, unit.data.type.pointee  # float, or the weights' own where it was projected
+    drawn, size = ir.VectorType(given, e.lanes), 4 if isinstance(given, ir.FloatType) else 8
     scale = e.splat(std)
     with cgutils.for_range_slice(builder, INT(0), e.length(y, 0), INT(e.lanes), INT) as (i, _):
-        eps = builder.load(e.at(unit.data, builder.add(first, i), drawn), align=4)
-        noise = builder.fmul(scale, eps if e.size == 4 else builder.fpext(eps, e.vector))
+        eps = builder.load(e.at(unit.data, builder.add(first, i), drawn), align=size)
+        noise = builder.fmul(scale, eps if e.size == size else builder.fpext(eps, e.vector))
         e.store(builder.fadd(e.load(total.data, i), noise), total.data, i)
         e.store(builder.fadd(e.load(y.data, i), noise), target.data, i)

@@ -38,7 +38,7 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)  # "step", sums and log-weights at earlier steps
     device_steps: Any = None  # cuda.DeviceSteps of a run on a GPU
     gone: Tensor | None = None  # (R,) replicas that diverged and were kept, as NaN
-    packed: tuple[int | None, NDArray[Any]] | None = None  # (version of X, X packed for engine/lanes)
+    packed: tuple[Any, Any] | None = None  # ((version of X, how), X packed for engine/lanes or engine/gram)
 
     def __post_init__(self) -> None:
         self.base_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
