@@ -99,7 +99,7 @@ class StochasticEquation:
     def panels(self, arms: Any) -> list[Panel]:
         """Both over lr."""
         apart, exponents = arms["moments"]["apart"], arms["tails"]["exponent"]
-        line = apart[0].mean() * np.array(self.shares) / self.shares[0]
+        line = np.exp(np.log(apart[0]).mean()) * np.array(self.shares) / self.shares[0]
         label = "lr, of the edge of mean squares"
         return [
             Panel("largest |E|SGD|^2 / E|SDE|^2 - 1|", {"computed from moments": (self.shares, apart)}, log=True,
