@@ -29,7 +29,9 @@ def keep(row: page.Row) -> None:
         image.thumbnail((WIDTH, WIDTH))
         image.quantize(64).save(ROOT / PICTURES / f"{row.name}.png", optimize=True)
     arrays = read_arrays(row.folder / "result.npz")
-    if row.name in ("figure1", "matrix_sensing"):
+    if row.name in ("path", "real_path"):
+        arrays = {f"path/{key}": arrays[key] for key in ("distances", "distances_fit")}
+    elif row.name in ("figure1", "matrix_sensing", "digits"):
         nested: dict[str, dict[str, np.ndarray]] = {}
         for key, values in arrays.items():
             arm, _, quantity = key.rpartition("/")

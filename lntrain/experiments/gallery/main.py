@@ -17,6 +17,9 @@ from lntrain.experiments.gallery.declared import VERDICTS
 from lntrain.runs.files import write_atomically
 
 
+ONLY = "this entry alone; may be given again; the one way to digits, which takes long"
+
+
 def declarations() -> dict[str, dict[str, Any]]:
     """Experiment -> its `gallery` section, in the gallery's order; those that have one."""
     folder = files("lntrain.conf") / "experiment"
@@ -31,7 +34,12 @@ def declarations() -> dict[str, dict[str, Any]]:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options; argparse exits with 2 on a mistake."""
     parser = argparse.ArgumentParser("lntrain-gallery", description="The works around the paper, each with a verdict.")
-    parser.add_argument("--only", action="append", metavar="NAME", help="this entry alone; may be given again")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help=ONLY,
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all data and noise; choose your own (default 0)")
     parser.add_argument("--jobs", type=int, default=2, help="entries at a time (default 2)")
     parser.add_argument("--list", action="store_true", help="name the entries and stop")
@@ -67,7 +75,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{name:<18} {section['source']}" for name, section in rows.items()))
         return 0
-    names = options.only or list(rows)
+    names = options.only or [name for name, section in rows.items() if not section.get("apart")]
     folder = options.out or Path("outputs") / ("gallery" if options.seed == 0 else f"gallery-{options.seed}")
     code = 0
     for size in ("quick", "full"):  # entries that measure their own arms know no size
