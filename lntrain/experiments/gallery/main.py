@@ -16,7 +16,6 @@ from lntrain.experiments.gallery import page
 from lntrain.experiments.gallery.declared import VERDICTS
 from lntrain.runs.files import write_atomically
 
-
 ONLY = "this entry alone; may be given again; the one way to digits, which takes long"
 
 

@@ -20,7 +20,10 @@ from lntrain.experiments.verdicts import Check
 RECORDED = Path(__file__).parent / "recorded"  # written by scripts/gallery.py: the arms of full runs
 ROWS = main.declarations()
 OWN = [name for name, section in ROWS.items() if hasattr(ENTRIES[section["entry"]], "arms")]
-SWAPPED = {"matrix_sensing": ("label noise, m=60", "GD, the same start, m=60")}  # else the first arm and its last mate
+SWAPPED = {  # else the first arm and its last mate
+    "matrix_sensing": ("label noise, m=60", "GD, the same start, m=60"),
+    "flatness": ("lr 0.2, batch 16", "control"),
+}
 SPOILT = {  # rows whose arms claim the same, or have no mate: arm, quantity, factor
     "two_penalties": ("noise's share 1", "lambda", 0.9),
     "temperature": ("alpha 0.1", "apart", 1.2),
@@ -30,6 +33,7 @@ SPOILT = {  # rows whose arms claim the same, or have no mate: arm, quantity, fa
     "lp": ("temperature 0.25", "distance", 1e4),
     "large_steps": ("GD", "large", 0.1),
     "momentum_path": ("paths", "alike", 10.0),
+    "samples": ("label noise", "rows", [[1.0], [2.0], [4.0]]),
     "path": ("path", "distances", 10.0),
     "real_path": ("path", "distances_fit", 10.0),
     "sde": ("tails", "exponent", [[1.0], [1.0], [1.0], [4.0]]),
