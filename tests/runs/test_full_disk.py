@@ -69,7 +69,10 @@ def points(folder):
     }
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+LONG = ("figure1", "selectivity")  # of many writes
+
+
+@pytest.mark.parametrize("task", [pytest.param(t, marks=[pytest.mark.slow] * (t in LONG)) for t in TASKS])
 def test_a_write_that_fails_leaves_what_was_saved(task, lntrain, tmp_path, monkeypatch):
     disk = Disk(monkeypatch)
     assert lntrain(*TASKS[task], "run_dir=whole")[0] == 0

@@ -144,8 +144,8 @@ def _squares(step: Array, state: Array, steps: int) -> Array:
 def tail_exponent(lr: float, d: int) -> float:
     """alpha with E |(I - lr x x') u|^alpha = 1 for |u| = 1 and x ~ N(0, I): Kesten's, of SGD's invariant law.
 
-    >>> round(tail_exponent(0.4, 3), 2)
-    2.0
+    >>> abs(tail_exponent(2 / (3 + 2), 3) - 2) < 0.02  # the edge of mean squares
+    True
     """
     rng = np.random.default_rng(0)
     along, across = rng.standard_normal(10**6) ** 2, rng.chisquare(d - 1, 10**6)
