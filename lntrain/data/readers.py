@@ -170,18 +170,27 @@ def from_file(
         raise ValueError(f"problem.path: no file {str(path)!r}")
     with _named(path):
         table, y = _read(path, target, delimiter)
-        arrays = to_arrays(table, y, missing=missing, categorical=categorical)
-        return from_arrays(
-            arrays.X,
-            arrays.y,
-            columns=arrays.names,
-            target=target or "y",
-            notes=arrays.notes,
-            center=center,
-            scale=scale,
-            name=(Path(path.stem) if path.suffix.lower() == ".gz" else path).stem,
-            where=path.name,
-        )
+        name = (Path(path.stem) if path.suffix.lower() == ".gz" else path).stem
+        options: dict[str, Any] = {"missing": missing, "categorical": categorical, "center": center, "scale": scale}
+        return from_table(table, y, target=target or "y", name=name, **options)
+
+
+def from_table(
+    table: Table, y: Array, *, target: str, name: str, missing: str, categorical: str, center: bool, scale: bool
+) -> Problem:
+    """A Problem from a table without its target, and the target y; `name` is the problem's."""
+    arrays = to_arrays(table, y, missing=missing, categorical=categorical)
+    return from_arrays(
+        arrays.X,
+        arrays.y,
+        columns=arrays.names,
+        target=target,
+        notes=arrays.notes,
+        center=center,
+        scale=scale,
+        name=name,
+        where=table.where,
+    )
 
 
 @contextmanager

@@ -118,9 +118,8 @@ def _side_by_side(
 def _packed(run: Run, pack: Callable[[NDArray[Any]], Any]) -> Any:
     """X as `pack` makes it, which is costly; cached, and packed anew if X may have changed or for another path."""
     version = None if run.X.is_inference() else run.X._version
-    key = version, getattr(pack, "__name__", "gram")
-    if run.packed is None or version is None or run.packed[0] != key:
-        run.packed = key, pack(run.X.detach().numpy())
+    if run.packed is None or version is None or run.packed[0] != (version, pack):
+        run.packed = (version, pack), pack(run.X.detach().numpy())
     return run.packed[1]
 
 
@@ -206,14 +205,16 @@ def _layout(run: Run, path: Path) -> Any:
     if path == Path.SPARSE:
         parts = run.X.values(), run.X.col_indices(), run.X.crow_indices()
         return sparse.Sparse(*(part.detach().numpy() for part in parts))
+    many = vectors(run, path)
     if path == Path.GRAM:
-        return _packed(run, partial(gram.reduce, vectors=vectors(run, path)))
+        Q, R = _packed(run, gram.factors)
+        return gram.Reduced(panels.pack(R, many) if many else steps.Whole(_padded(R)), Q)
     X = run.X.detach().numpy()
     if path == Path.PANELS:
-        return panels.pack(X, vectors(run, path))
+        return panels.pack(X, many)
     rows = _padded(X) if copied(run.X) else np.ascontiguousarray(X)
     if path == Path.SINGLE_ROW:
-        return single_row.SingleRow(rows, (0,) * vectors(run, path))
+        return single_row.SingleRow(rows, (0,) * many)
     return {Path.WHOLE_BATCH: steps.Whole, Path.GENERAL: steps.General}.get(path, np.asarray)(rows)
 
 

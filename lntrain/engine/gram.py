@@ -12,10 +12,10 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from lntrain.engine import panels, simd
+from lntrain.engine import simd
 from lntrain.engine.kernels import NONE, Rule, State, close_block, draw, signed
 from lntrain.engine.state import BLOCK
-from lntrain.engine.steps import Drawn, Whole, _block, chunks, piece
+from lntrain.engine.steps import Drawn, _block, chunks, piece
 from lntrain.noise.compiled import compiled
 
 DRAWS = 2**18  # numbers of noise drawn at a time: products of few rows are slow
@@ -23,22 +23,16 @@ TALL, LEAST = 4, 1500  # rows a column, and numbers of X, from which it pays
 
 
 class Reduced(NamedTuple):
-    """R in the layout of a path on d rows, and Q (n, d)."""
+    """R in the layout of a path on its d rows, and Q (n, d)."""
 
     read: Any
     Q: Any
 
 
-def reduce(X: NDArray[Any], vectors: int) -> Reduced:
-    """X = Q R; R in panels of so many vectors, or by rows where there are none."""
+def factors(X: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Q (n, d) and R (d, d) of X = Q R, computed in float64."""
     Q, R = np.linalg.qr(X.astype(np.float64))
-    R = R.astype(X.dtype)
-    if vectors:
-        return Reduced(panels.pack(R, vectors), np.ascontiguousarray(Q, dtype=X.dtype))
-    lanes = simd.VECTOR_BYTES // 4
-    rows = simd.aligned((len(R), -(-len(R) // lanes) * lanes), X.dtype)
-    rows[:, : len(R)] = R
-    return Reduced(Whole(rows), np.ascontiguousarray(Q, dtype=X.dtype))
+    return np.ascontiguousarray(Q, dtype=X.dtype), R.astype(X.dtype)
 
 
 @nb.njit(error_model="numpy")

@@ -36,7 +36,7 @@ class Path(StrEnum):
     GENERAL = "general"
 
 
-LEANEST_FIRST = (Path.SPARSE, Path.GRAM, Path.PANELS, Path.WHOLE_BATCH, Path.SINGLE_ROW, Path.GENERAL)
+LEANEST_FIRST = (Path.SPARSE, Path.PANELS, Path.WHOLE_BATCH, Path.SINGLE_ROW, Path.GENERAL)
 
 
 def choose_path(run: Run, *, many: int = 1) -> Path:

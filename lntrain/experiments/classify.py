@@ -8,24 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional
 
 from lntrain.data.images import Images
-from lntrain.experiments import arms
+from lntrain.experiments import arms, classifiers
 from lntrain.experiments.arms import Arm, Study
 from lntrain.experiments.arms_board import pm, spread, table
-from lntrain.experiments.gallery.matrices import ends
-from lntrain.experiments.gallery.run import judged
+from lntrain.experiments.gallery.run import ends, judged
 from lntrain.experiments.study import anneal_start, criterion_of, noise_in, seeds_of, steps_of
 from lntrain.models.replicas import Criterion, Replicas, Rows
 from lntrain.noise.labels import LabelFlips, NoNoise
 from lntrain.runs.history import Curves
 from lntrain.sharpness.expected import expected_targets
-from lntrain.sharpness.measures import hessian_trace
 
 NOISE, CONTROL = "label noise", "control, the same expected loss"
 METRICS = {
@@ -74,17 +71,9 @@ def _measure(
     least = float(criterion(best.clamp_min(-1e4), expected))
 
     def measure(_: Arm, networks: Replicas) -> dict[str, list[float]]:
-        values: dict[str, list[float]] = {name: [] for name in METRICS}
-        for r in range(len(networks)):
-            net = networks.replica(r).eval()
-            with torch.no_grad():
-                outputs = torch.cat([net(part) for part in torch.split(images.X, chunk)])
-                guesses = torch.cat([net(part).argmax(-1) for part in torch.split(images.X_test, chunk)])
-            values["objective"].append(float(criterion(outputs, expected)) - least)
-            values["accuracy"].append(float((guesses == images.y_test).double().mean()))
-            trace = hessian_trace(net, criterion, images.X, expected, draws=draws, seed=cfg.seed, chunk=chunk)
-            values["trace"].append(trace.value)
-        return values
+        found = classifiers.measure(networks, images, expected, criterion, draws=draws, seed=cfg.seed, chunk=chunk)
+        objective = [loss - least for loss in found["loss"]]
+        return {"trace": found["trace"], "accuracy": found["accuracy"], "objective": objective}
 
     return measure
 

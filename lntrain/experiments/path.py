@@ -100,15 +100,13 @@ def _outcome(
     average = last.tail_coef if plans[0].tail else last.mean_coef
     assert average is not None
     mean = average.cpu()
-    distances = [float(distance(m, lasso.coef)) for m, lasso in zip(mean, references, strict=True)]
-    fits = [
-        float(distance(problem.X.double() @ m.double(), problem.X.double() @ lasso.coef))
-        for m, lasso in zip(mean, references, strict=True)
-    ]
+    lassos, X = torch.stack([reference.coef for reference in references]), problem.design.X
+    distances = distance(mean, lassos).tolist()
+    fits = distance(mean.double() @ X.T, lassos @ X.T).tolist()
     arrays = {
         "alphas": alphas,
         "mean_coef": mean.numpy(),
-        "reference_coef": torch.stack([r.coef for r in references]).numpy(),
+        "reference_coef": lassos.numpy(),
         "distances": np.array(distances),
         "distances_fit": np.array(fits),
     }
@@ -129,7 +127,6 @@ def _outcome(
         "ill_determined": sum(plan.ill_determined is not None for plan in plans),
         "reference_gap": max(r.gap for r in references),
     }
-
     summary |= judged(cfg, {"path": arrays})
 
     def draw() -> dict[str, Any]:

@@ -14,8 +14,7 @@ from lntrain.data.teachers import sensing_problem
 from lntrain.experiments import arms
 from lntrain.experiments.arms import Arm, Study
 from lntrain.experiments.arms_board import pm, spread, table
-from lntrain.experiments.gallery.matrices import ends
-from lntrain.experiments.gallery.run import judged
+from lntrain.experiments.gallery.run import ends, judged
 from lntrain.experiments.study import anneal_start, listed, noise_in, seeds_of, steps_of
 from lntrain.models.networks import MatrixSensing
 from lntrain.models.replicas import Replicas, Rows, squared_loss

@@ -113,7 +113,7 @@ def train(
     scheduled = _schedule(steps, snapshots, run.period)
     if state is not None:
         _restore(run, state)
-    return _advance(run, problem, steps, scheduled, diverged, *choose(engine, run))
+    return _advance(run, problem, steps, scheduled, diverged == "keep", *choose(engine, run))
 
 
 def _begin(
@@ -164,14 +164,14 @@ def _advance(
     problem: Problem,
     steps: int,
     scheduled: set[int],
-    diverged: str,
+    keep: bool,
     engine: str,
     advance: Callable[[Run, int], None],
 ) -> Iterator[Snapshot]:
     halves = {s // 2 // run.period * run.period for s in scheduled}
     stops = sorted(s for s in scheduled | halves | {steps} if s > run.step)
     bound = divergence_bound(loss_of(run), run.y, noise_std(run.optimizer), run.loss_constant)
-    if diverged == "keep":
+    if keep:
         leave_diverged(run, problem, bound, keep=True)  # those of a state that is resumed
     chunk, beat, pause = 256, time.monotonic(), HEARTBEAT
     if not run.history:
@@ -185,7 +185,7 @@ def _advance(
             advance(
                 run, min(stop, goal // BLOCK * BLOCK if chunk >= BLOCK else goal)
             )  # whole blocks: see engine/sparse
-            leave_diverged(run, problem, bound, keep=diverged == "keep")
+            leave_diverged(run, problem, bound, keep=keep)
             now = time.monotonic()
             chunk = max(16, min(2 * chunk, LONGEST, int(chunk * HEARTBEAT / 2 / max(now - began, 1e-6))))
             if now - beat > pause and run.step < stop:

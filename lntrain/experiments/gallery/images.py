@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from torch.nn.functional import cross_entropy, one_hot
 
 from lntrain.data.images import Images, digits
+from lntrain.experiments.classifiers import measure
 from lntrain.experiments.gallery import rules
 from lntrain.experiments.verdicts import At, Check, Panel
 from lntrain.models.networks import mlp
@@ -23,7 +24,6 @@ from lntrain.noise.labels import LabelFlips, Noise, NoNoise
 from lntrain.noise.schedules import StepDecay
 from lntrain.optim.sgd import LabelNoiseSGD
 from lntrain.sharpness.expected import expected_targets
-from lntrain.sharpness.measures import hessian_trace
 from lntrain.training.ensemble import Anneal, descend
 
 Array = NDArray[np.float64]
@@ -35,16 +35,10 @@ def networks(images: Images, widths: Sequence[int], seeds: Sequence[int]) -> Rep
     return Replicas([mlp(images.in_shape, images.num_classes, widths=widths, seed=seed) for seed in seeds])
 
 
-def measure(nets: Replicas, images: Images, targets: torch.Tensor) -> dict[str, list[float]]:
+def measured(nets: Replicas, images: Images, targets: torch.Tensor) -> dict[str, Array]:
     """Loss and trace of its Hessian on targets, error on the test images; a number a network."""
-    found: dict[str, list[float]] = {"loss": [], "trace": [], "error": []}
-    for r in range(len(nets)):
-        net = nets.replica(r).eval()
-        with torch.no_grad():
-            found["loss"].append(float(cross_entropy(net(images.X), targets)))
-            found["error"].append(float((net(images.X_test).argmax(-1) != images.y_test).double().mean()))
-        found["trace"].append(hessian_trace(net, cross_entropy, images.X, targets, draws=DRAWS).value)
-    return found
+    found = {key: np.array(v) for key, v in measure(nets, images, targets, cross_entropy, draws=DRAWS).items()}
+    return {"loss": found["loss"], "trace": found["trace"], "error": 1 - found["accuracy"]}
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ class Flatness:
         self._train(nets, Rows(images.X, wrong), NoNoise(), self.poor_lr, 64, self.poor, seeds)
         rows = Rows(images.X, images.y if noisy else expected)
         self._train(nets, rows, noise if noisy else NoNoise(), lr, batch, self.steps, seeds)
-        return {key: np.array(values) for key, values in measure(nets, images, expected).items()}
+        return measured(nets, images, expected)
 
     @staticmethod
     def _train(nets: Replicas, rows: Rows, noise: Noise, lr: float, batch: int, steps: int, seeds: list[int]) -> None:
@@ -137,14 +131,13 @@ class WeightDecay:
         images, seeds = digits(seed=at.data), at.seeds(self.seeds, "data")
         nets = networks(images, self.widths, seeds)
         optimizer = LabelNoiseSGD(nets.parameters(), lr=lr, noise=NoNoise(), seed=seeds, weight_decay=decay)
-        schedule, before = StepDecay((self.drop,), self.last / lr), dict[str, list[float]]()
+        schedule, before = StepDecay((self.drop,), self.last / lr), dict[str, Array]()
         for progress in descend(nets, optimizer, Rows(images.X, images.y), cross_entropy, self.steps,
                                 batch_size=self.batch, lr_schedule=schedule, scheduled=[self.drop]):  # fmt: skip
             if progress.step == self.drop and not before:
-                before = measure(nets, images, images.y)
-        after = measure(nets, images, images.y)
-        told = {"before": before["loss"], "trace": after["trace"], "error": after["error"]}
-        return {key: np.array(values) for key, values in told.items()}
+                before = measured(nets, images, images.y)
+        after = measured(nets, images, images.y)
+        return {"before": before["loss"], "trace": after["trace"], "error": after["error"]}
 
     def checks(self, arms: Any) -> list[Check]:
         """Loss before the fall, trace after it."""

@@ -89,11 +89,3 @@ class Sensing:
         """The error over gradient descent's, from the same start."""
         return [rules.ratio(f"{m} measurements: error, label noise over GD", arms[f"label noise, m={m}"]["error"],
                             arms[f"GD, the same start, m={m}"]["error"], 0.5) for m in self.measurements]  # fmt: skip
-
-
-def ends(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Array]]:
-    """Arm -> metric -> (R,) at the end, of curves (S, R)."""
-    return {
-        name: {key: np.asarray(values[-1], dtype=float) for key, values in row.items() if key not in ("step", "done")}
-        for name, row in curves.items()
-    }

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lntrain.data.problem import sparse_regression
+from lntrain.data.problem import Problem, sparse_regression
 from lntrain.experiments.gallery import rules
 from lntrain.experiments.gallery.diagonal import over_seeds, run
 from lntrain.experiments.gallery.initialisation import effective_init
@@ -122,18 +122,27 @@ class MomentumSpeed:
         return np.geomspace(low, high, int(many))
 
     def _one(self, at: At, lr: float) -> dict[str, Array]:
-        times = [[self._time(seed, lr, friction) for friction in self.grid] for seed in at.seeds(self.seeds, "data")]
+        times = []
+        for seed in at.seeds(self.seeds, "data"):
+            way = self._way(seed)
+            times.append([self._time(way, seed, lr, friction) for friction in self.grid])
         return {"fastest": np.array([self._fastest(np.array(row)) for row in times]), "time": over_seeds(times)}
 
-    def _time(self, seed: int, lr: float, friction: float) -> float:
-        """Steps after which sum c_j w_j^2, a mean over replicas, stays near its least at zero loss; inf if later."""
+    def _way(self, seed: int) -> tuple[Problem, torch.Tensor, float]:
+        """A problem, where it starts, and the sum c_j w_j^2 at which it has arrived."""
         problem = sparse_regression(self.n, self.d, self.k, seed=seed)
         c = mean_squares(problem.X)
         start = entropy_interpolator(problem.X, problem.y, self.init, parametrisation="square").coef
         first, least = float(c @ start), float(c @ basis_pursuit(problem.X, problem.y, c, positive=True).coef)
+        return problem, start.sqrt().clamp_min(TINY), least + self.left * (first - least)
+
+    def _time(self, way: tuple[Problem, torch.Tensor, float], seed: int, lr: float, friction: float) -> float:
+        """Steps after which sum c_j w_j^2, a mean over replicas, stays near its least at zero loss; inf if later."""
+        problem, start, near = way
+        c = mean_squares(problem.X)
         steps = np.unique(np.geomspace(self.steps / 1000, self.steps, self.points).astype(int)).tolist()
         options: dict[str, Any] = {
-            "init": start.sqrt().clamp_min(TINY),
+            "init": start,
             "parametrisation": "square",
             "snapshots": steps,
         }
@@ -142,7 +151,7 @@ class MomentumSpeed:
                         seed=[seed % 2**31 + r for r in range(self.replicas)], **options)  # fmt: skip
         except DivergenceError:
             return math.inf
-        far = [float((shot.coef @ c).mean()) > least + self.left * (first - least) for shot in shots]  # type: ignore[operator]
+        far = [float((shot.coef @ c).mean()) > near for shot in shots]  # type: ignore[operator]
         last = max((i for i, is_far in enumerate(far) if is_far), default=-1)
         return math.inf if last == len(far) - 1 else float(shots[last + 1].step)
 

@@ -108,6 +108,14 @@ def judged(cfg: DictConfig, arms: Arms) -> dict[str, Any]:
     return result
 
 
+def ends(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Array]]:
+    """Arm -> metric -> (R,) at the end, of curves (S, R)."""
+    return {
+        name: {key: np.asarray(values[-1], dtype=float) for key, values in row.items() if key not in ("step", "done")}
+        for name, row in curves.items()
+    }
+
+
 def conclude(one: Declared, entry: Entry, arms: Arms) -> dict[str, Any]:
     """The verdict and its numbers, for the summary."""
     verdict, judged = one.judge(entry.checks(arms))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -80,9 +81,15 @@ class Adaptivity:
                       theory={f"slope {rate:.2g}": (self.ns, line)})]  # fmt: skip
 
 
+@nb.njit
+def _gain(eigen, start, depth, beta):  # type: ignore[no-untyped-def]
+    """a b^D, since a^2 - beta^2 and b^2 - D beta^2 stay as they are."""
+    return np.sqrt(eigen + beta * beta) * np.sqrt(start * start + depth * beta * beta) ** depth
+
+
 @compiled()
 def product_flow(eigen, seen, start, depth, times):  # type: ignore[no-untyped-def]
-    """theta (T, R, J) at times: a^2 - beta^2 and b^2 - D beta^2 stay as they are, so that beta alone is integrated."""
+    """theta (T, R, J) at times, by midpoint steps of beta alone."""
     repeats, coordinates = seen.shape
     found = np.empty((len(times), repeats, coordinates))
     for r in range(repeats):
@@ -90,16 +97,14 @@ def product_flow(eigen, seen, start, depth, times):  # type: ignore[no-untyped-d
             beta, t, z = 0.0, 0.0, seen[r, j]
             for i in range(len(times)):
                 while t < times[i]:
-                    gain = np.sqrt(eigen[j] + beta * beta) * np.sqrt(start * start + depth * beta * beta) ** depth
-                    # the error z - theta is halved at most, and beta grows by a twentieth of its scale
+                    gain = _gain(eigen[j], start, depth, beta)
                     rate = gain * (z - gain * beta)
                     slope = gain * gain * (depth + 2) + 1e-12
+                    # a tenth of the relaxation's time at most, and beta moves by a twentieth of its scale
                     step = min(times[i] - t, 0.1 / slope, 0.05 * (abs(beta) + gain) / (abs(rate) + 1e-300))
                     middle = beta + step * rate / 2
-                    gain = np.sqrt(eigen[j] + middle * middle)
-                    gain *= np.sqrt(start * start + depth * middle * middle) ** depth
+                    gain = _gain(eigen[j], start, depth, middle)
                     beta += step * gain * (z - gain * middle)
                     t += step
-                gain = np.sqrt(eigen[j] + beta * beta) * np.sqrt(start * start + depth * beta * beta) ** depth
-                found[i, r, j] = gain * beta
+                found[i, r, j] = _gain(eigen[j], start, depth, beta) * beta
     return found
