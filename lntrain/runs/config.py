@@ -204,6 +204,7 @@ class Gallery:
     known: list[str] = field(default_factory=list)
     differs: str = ""
     size: str = "full"
+    seconds: int = 30
     apart: bool = False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -58,19 +58,29 @@ class Flatness:
     def arms(self, at: At) -> Mapping[str, Callable[[], Mapping[str, Array]]]:
         """A setting an arm, and the control."""
         pairs = [(lr, batch) for lr, batch in itertools.product(self.lrs, self.batches)]
-        own = {self._name(lr, batch): partial(self._one, at, lr, batch, True) for lr, batch in pairs}
-        return own | {"control": partial(self._one, at, self.base[0], int(self.base[1]), False)}
+        start = cache(partial(self._start, at))  # one for all arms
+        own = {self._name(lr, batch): partial(self._one, at, start, lr, batch, True) for lr, batch in pairs}
+        return own | {"control": partial(self._one, at, start, self.base[0], int(self.base[1]), False)}
 
     @staticmethod
     def _name(lr: float, batch: float) -> str:
         return f"lr {lr:g}, batch {batch:g}"
 
-    def _one(self, at: At, lr: float, batch: int, noisy: bool) -> dict[str, Array]:
+    def _start(self, at: At) -> dict[str, torch.Tensor]:
+        """The networks after training on wrong labels."""
         images, seeds = digits(seed=at.data), at.seeds(self.seeds, "data")
-        nets, noise = networks(images, self.widths, seeds), LabelFlips(self.p, images.num_classes)
-        expected = expected_targets(one_hot(images.y, images.num_classes).float(), noise)
+        nets = networks(images, self.widths, seeds)
         wrong = images.y[torch.from_numpy(np.random.default_rng(seeds[0]).permutation(images.n))]
         self._train(nets, Rows(images.X, wrong), NoNoise(), self.poor_lr, 64, self.poor, seeds)
+        return nets.state_dict()
+
+    def _one(
+        self, at: At, start: Callable[[], dict[str, torch.Tensor]], lr: float, batch: int, noisy: bool
+    ) -> dict[str, Array]:
+        images, seeds = digits(seed=at.data), at.seeds(self.seeds, "data")
+        nets, noise = networks(images, self.widths, seeds), LabelFlips(self.p, images.num_classes)
+        nets.load_state_dict(start())
+        expected = expected_targets(one_hot(images.y, images.num_classes).float(), noise)
         rows = Rows(images.X, images.y if noisy else expected)
         self._train(nets, rows, noise if noisy else NoNoise(), lr, batch, self.steps, seeds)
         return measured(nets, images, expected)

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lntrain.experiments.gallery import page
-from lntrain.experiments.gallery.declared import VERDICTS
+from lntrain.experiments.gallery.declared import VERDICTS, Declared
 from lntrain.runs.files import write_atomically
 
 ONLY = "this entry alone; may be given again; the one way to digits, which takes long"
@@ -28,6 +28,11 @@ def declarations() -> dict[str, dict[str, Any]]:
         if section:
             found[file.name.removesuffix(".yaml")] = section
     return dict(sorted(found.items(), key=lambda item: page.order(item[1]["entry"])))
+
+
+def seconds(section: dict[str, Any]) -> int:
+    """What an entry takes, about."""
+    return int(section.get("seconds", Declared.seconds))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,9 +77,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 if every verdict is as the entry declares, 1 if one is not or an entry failed."""
     options, rows = parse(arguments), declarations()
     if options.list:
-        print("\n".join(f"{name:<18} {section['source']}" for name, section in rows.items()))
+        print("\n".join(f"{name:<18} {seconds(section):>4} s  {section['source']}" for name, section in rows.items()))
         return 0
     names = options.only or [name for name, section in rows.items() if not section.get("apart")]
+    names = sorted(names, key=lambda name: -seconds(rows[name]))  # a long one begun last would keep one core alone
     folder = options.out or Path("outputs") / ("gallery" if options.seed == 0 else f"gallery-{options.seed}")
     code = 0
     for size in ("quick", "full"):  # entries that measure their own arms know no size
