@@ -29,7 +29,8 @@ class Declared:
         entry: name in ENTRIES. source: DOI or arXiv number, and figure. found: one of FOUND.
         used: settings of the run. stated: those of the source. quick: some of `used` for a test of the plumbing.
         known: names of checks that are known to fail, `differs` why.
-        size: "full" or "quick". seconds: what it takes, about; the longest are run first. apart: whether the gallery runs it only where it is named, for it takes long.
+        size: "full" or "quick". seconds: what it takes, about; the longest are run first.
+        apart: whether the gallery runs it only where it is named, for it takes long.
     """
 
     entry: str
