@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lntrain.engine import gram, kernels, lanes, panels, single_row, sparse, steps, threads
+from lntrain.engine.drawing import stream_of
 from lntrain.engine.formulas import FORMULAS, PARAMETRISATIONS
 from lntrain.engine.paths import (
     FLOOR,
@@ -34,7 +35,7 @@ from lntrain.engine.simd import VECTOR_BYTES, aligned
 from lntrain.engine.state import BLOCK, Run
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.labels import Antithetic
-from lntrain.noise.philox import SAMPLINGS, stream_key
+from lntrain.noise.philox import SAMPLINGS
 from lntrain.noise.schedules import factors
 from lntrain.optim.sgd import noise_std
 
@@ -67,14 +68,14 @@ def _segment(run: Run, X: Any, stop: int, path: Path, shared: int) -> None:
     stds, ratios = (np.broadcast_to(v, len(states)) for v in (noise_std(run.optimizer), group.get("lr_ratio", 1.0)))
     y = _padded(run.y.detach().numpy())
 
-    rules, pairs = [_rule(run, float(ratio)) for ratio in ratios], run.keys()
-    keys = [np.uint64(stream_key(*pair)) for pair in pairs]
+    rules = [_rule(run, float(ratio)) for ratio in ratios]
+    streams = [stream_of(rule, *key) for rule, key in zip(rules, run.keys(), strict=True)]
     std = [(s * levels).astype(dtype) for s in stds]
     where = (run.step, run.noise_step, count, rates)
     if path == Path.THREADS:
-        threads.run_steps(X, y, rules, states, keys, *where, std, first)
+        threads.run_steps(X, y, rules, states, streams, *where, std, first)
     else:
-        _side_by_side(run, X, y, list(zip(rules, states, keys, std, strict=True)), where, first, path, shared)
+        _side_by_side(run, X, y, list(zip(rules, states, streams, std, strict=True)), where, first, path, shared)
     _store(run, states)
     run.step = stop
     if run.lr_schedule is not None:
@@ -93,7 +94,7 @@ def _side_by_side(
     path: Path,
     shared: int,
 ) -> None:
-    """Steps of the replicas (rule, state, key, stds), on threads: the first `shared` in lanes, the others alone."""
+    """Steps of the replicas (rule, state, stream, stds), on threads: the first `shared` in lanes, the others alone."""
     width = lanes.count(run.X.dtype.itemsize)
     packed = _packed(run, lanes.pack) if shared else None
 
@@ -103,11 +104,12 @@ def _side_by_side(
     projected = _padded(X.Q.T @ y[: len(run.y)]) if isinstance(X, gram.Reduced) else None
 
     def by_itself(r: int) -> None:
-        rule, state, key, std = replicas[r]
+        rule, state, stream, std = replicas[r]
         if path == Path.GRAM:
-            gram.run_steps(X, projected, rule, gram.smaller(rule, run.X.shape[1]), state, key, *where, std)
+            gram.run_steps(X, projected, rule, gram.smaller(rule, run.X.shape[1]), state, stream, *where, std)
             return
-        steps.run_steps(X, y, rule, state, key, *where, std, new)
+        held = steps.empty(rule, state.weights.dtype)
+        steps.run_steps(X, y, rule, state, held, stream, *where, std, new)
 
     jobs = [partial(together, r) for r in range(0, shared, width)]
     jobs += [partial(by_itself, r) for r in range(shared, len(replicas))]

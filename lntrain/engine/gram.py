@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lntrain.engine import simd
-from lntrain.engine.kernels import NONE, Rule, State, close_block, draw, signed
+from lntrain.engine.drawing import draw
+from lntrain.engine.kernels import NONE, Rule, State, close_block, signed
 from lntrain.engine.state import BLOCK
 from lntrain.engine.steps import Drawn, _block, chunks, piece
 from lntrain.noise.compiled import compiled
@@ -36,10 +37,10 @@ def factors(X: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 @nb.njit(error_model="numpy")
-def _project(rule, draws, wide, Q, projected, start, key):  # type: ignore[no-untyped-def]
+def _project(rule, draws, wide, Q, projected, start, stream):  # type: ignore[no-untyped-def]
     """Draw the labels' noise of a stretch from step `start` on, and project it."""
     if rule.noise != NONE:
-        draw(rule, draws, start >> rule.paired, key)
+        draw(stream, draws, draws.shape[0], draws.shape[1], start >> rule.paired)
         wide[:] = draws
         np.dot(wide, Q, projected)
 
@@ -54,7 +55,7 @@ def _sum_noise(rule, draws, noise_block, t, stds):  # type: ignore[no-untyped-de
 
 
 @compiled(nogil=True, error_model="numpy")
-def run_steps(reduced, y, rule, small, state, key, step, drawn, total, rates, stds):  # type: ignore[no-untyped-def]
+def run_steps(reduced, y, rule, small, state, stream, step, drawn, total, rates, stds):  # type: ignore[no-untyped-def]
     """As steps.run_steps, on a Reduced X and y = Q' labels; `small` is the rule of its d rows."""
     (n, d), w = reduced.Q.shape, state.weights
     size = max(16, min(BLOCK, DRAWS // n // 8 * 8))
@@ -67,7 +68,7 @@ def run_steps(reduced, y, rule, small, state, key, step, drawn, total, rates, st
     own = State(w, state.buffers, state.coef_block, state.coef_total, room[3], state.noise_total, state.room)
     for done, count, t in chunks(step, drawn, total, size):
         if done == 0 or t == 0:
-            _project(rule, draws, wide, reduced.Q, projected, drawn + done - t, key)
+            _project(rule, draws, wide, reduced.Q, projected, drawn + done - t, stream)
         lr, std = piece(rates, done, count), piece(stds, done, count)
         _block(reduced.read, y, small, own, held, t, lr, std, False)
         _sum_noise(rule, wide, state.noise_block, t, std)

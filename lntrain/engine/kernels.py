@@ -11,10 +11,9 @@ import numba as nb
 import numpy as np
 
 from lntrain.engine import simd
-from lntrain.noise.philox import fill_normals, fill_words
 
 NONE, GAUSSIAN, RADEMACHER = 0, 1, 2
-FULL, REPLACEMENT, WITHOUT, SHUFFLE, NOISY_ROWS = 0, 1, 2, 3, 4  # indices of philox.SAMPLINGS; 1 to 3 also in fill_rows
+FULL, REPLACEMENT, WITHOUT, SHUFFLE, NOISY_ROWS = 0, 1, 2, 3, 4  # indices of philox.SAMPLINGS; 1 to 3 in fill_rows
 
 STRETCH = 4096  # numbers of noise drawn at a time: they and X of (40, 100) stay in the first cache
 L1_BYTES, L2_BYTES = 32_768, 1_500_000  # cache sizes, which decide how many rows are processed together
@@ -150,19 +149,6 @@ def sgd(rule, w, slopes, buffers, rate, first):  # type: ignore[no-untyped-def]
             d = slopes[m, j] + rule.decay * w[m, j]
             buffers[m, j] = keep * buffers[m, j] + take * d
             w[m, j] -= rate * (d + rule.momentum * buffers[m, j] if rule.nesterov else buffers[m, j])
-
-
-@nb.njit(forceinline=True, error_model="numpy")
-def draw(rule, unit, first, key):  # type: ignore[no-untyped-def]
-    """unit: draws of mean 0 and variance 1 from step (or pair) `first` on, a multiple of 4."""
-    if rule.noise == GAUSSIAN:
-        fill_normals(unit, first // 4, 0, key)
-    elif rule.noise == RADEMACHER:
-        bits = unit.view(np.uint32)
-        fill_words(bits, first // 4, 0, 0, key)
-        for k in range(unit.shape[0]):
-            for i in range(unit.shape[1]):
-                unit[k, i] = 1 - 2 * np.int32(bits[k, i] >> np.uint32(31))
 
 
 @nb.njit(forceinline=True, error_model="numpy", fastmath=_REAL)

@@ -15,8 +15,9 @@ from numba.core import cgutils
 from numpy.typing import NDArray
 
 from lntrain.engine import panels, simd
+from lntrain.engine.drawing import Stream, draw
 from lntrain.engine.formulas import formulas
-from lntrain.engine.kernels import State, close_block, draw, signed
+from lntrain.engine.kernels import State, close_block, signed
 from lntrain.engine.simd import INT, VECTOR_BYTES
 from lntrain.engine.state import BLOCK
 from lntrain.engine.steps import chunks, piece, stretch
@@ -125,15 +126,19 @@ def _block(X, y, rule, scales, state, units, room, t, rates, stds):  # type: ign
 
 
 @compiled(nogil=True, error_model="numpy")
-def _run(X, y, rule, scales, keys, state, step, drawn, total, rates, stds):  # type: ignore[no-untyped-def]
-    """`total` steps from `step` on, as steps.run_steps; scales and keys (lanes,), stds (steps, lanes)."""
+def _run(X, y, rule, scales, keys, stream, state, step, drawn, total, rates, stds):  # type: ignore[no-untyped-def]
+    """`total` steps from `step` on, as steps.run_steps; scales and keys (lanes,), stds (steps, lanes).
+
+    stream: of the first of them, whose key is not read.
+    """
     n, lanes, size = y.shape[0], keys.shape[0], stretch(y.shape[0])
     units = np.zeros((lanes, (size >> rule.paired) * n), np.float32)
     room = np.zeros((3, X.shape[1] * lanes), X.dtype)
     for done, count, t in chunks(step, drawn, total, size):
         if done == 0 or t == 0:
             for r in range(lanes):
-                draw(rule, units[r].reshape(-1, n), (drawn + done - t) >> rule.paired, keys[r])
+                own = Stream(keys[r], stream.noise, stream.rows)
+                draw(own, units[r], size >> rule.paired, n, (drawn + done - t) >> rule.paired)
         lr, std = piece(rates, done, count), piece(stds, done, count)
         _block(X, y, rule, scales, state, units, room, t, lr, std)
         if (step + done + count) % BLOCK == 0:
@@ -143,15 +148,16 @@ def _run(X, y, rule, scales, keys, state, step, drawn, total, rates, stds):  # t
 def run_steps(
     X: Any, y: Any, replicas: Sequence[tuple[Any, Any, Any, Any]], step: int, drawn: int, total: int, rates: Any
 ) -> None:
-    """As steps.run_steps for as many replicas (rule, state, key, stds) as a vector has lanes, X packed."""
-    rules, states, keys, stds = zip(*replicas, strict=True)
+    """As steps.run_steps for as many replicas (rule, state, stream, stds) as a vector has lanes, X packed."""
+    rules, states, streams, stds = zip(*replicas, strict=True)
     columns, rows = X.shape[0] * TOGETHER, X.shape[1]
     sizes = {"weights": columns, "coef_block": columns, "coef_total": columns, "noise_block": rows, "noise_total": rows}
     held = {name: _interleaved([getattr(state, name)[..., :size] for state in states]) for name, size in sizes.items()}
     room = simd.aligned((1, columns * len(states)), X.dtype)
     scales = np.array([rule.scale for rule in rules], X.dtype)
+    keys = np.array([stream.key for stream in streams])
     state = State(buffers=room, room=room, **held)
-    _run(X, y, rules[0], scales, np.array(keys), state, step, drawn, total, rates, np.stack(stds, -1))
+    _run(X, y, rules[0], scales, keys, streams[0], state, step, drawn, total, rates, np.stack(stds, -1))
     for name, size in sizes.items():
         parts = held[name].reshape(*held[name].shape[:-1], size, len(states))
         for r, own in enumerate(states):

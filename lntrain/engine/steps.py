@@ -12,6 +12,7 @@ import numpy as np
 from numba.extending import overload
 
 from lntrain.engine import panels, simd, single_row, sparse
+from lntrain.engine.drawing import draw, draw_rows
 from lntrain.engine.kernels import (
     FULL,
     NOISY_ROWS,
@@ -19,7 +20,6 @@ from lntrain.engine.kernels import (
     begin,
     by_weight,
     close_block,
-    draw,
     gradient,
     label,
     plain,
@@ -28,7 +28,6 @@ from lntrain.engine.kernels import (
 )
 from lntrain.engine.state import BLOCK
 from lntrain.noise.compiled import compiled
-from lntrain.noise.philox import fill_rows
 
 
 class General(NamedTuple):
@@ -74,25 +73,23 @@ def chunks(step, drawn, total, size):  # type: ignore[no-untyped-def]
         done += count
 
 
-@nb.njit(error_model="numpy")
-def empty(rule, dtype):  # type: ignore[no-untyped-def]
-    """Memory for a stretch of draws: (unit, rows) by step, and a Drawn that shares it."""
+def empty(rule: Any, dtype: Any) -> Drawn:
+    """Memory for a stretch of draws."""
     width = rule.batch_size
-    size = stretch(width)
-    draws = np.zeros((size >> rule.paired) * width + simd.VECTOR_BYTES, np.float32)  # its last vector may reach beyond
-    unit, rows = draws[: (size >> rule.paired) * width].reshape(-1, width), np.empty((size, width), np.int64)
-    index = np.arange(rule.rows) if rule.sampling == FULL or rule.sampling == NOISY_ROWS else rows.reshape(-1)
-    room = np.zeros((3, index.shape[0] + simd.VECTOR_BYTES), dtype)
-    return unit, rows, Drawn(draws, rows.reshape(-1), index, room[0], room[1], room[2])
+    size = stretch.py_func(width)
+    index = np.arange(rule.rows) if rule.sampling in (FULL, NOISY_ROWS) else None
+    rows = np.zeros(1 if rule.sampling == FULL else size * width, np.int64)
+    room = np.zeros((3, (rows if index is None else index).shape[0] + simd.VECTOR_BYTES), dtype)
+    unit = np.zeros((size >> rule.paired) * width + simd.VECTOR_BYTES, np.float32)  # its last vector may reach beyond
+    return Drawn(unit, rows, rows if index is None else index, room[0], room[1], room[2])
 
 
-# no fastmath here or in draw: numba hands it down to what they call, and the stream's numbers would change
 @nb.njit(error_model="numpy")
-def refill(rule, unit, rows, start, key):  # type: ignore[no-untyped-def]
-    """Draw the noise and rows of a stretch that begins at step `start` (a multiple of 8)."""
-    draw(rule, unit, start >> rule.paired, key)
-    if rule.sampling != FULL:
-        fill_rows(rows, start, 1 + rule.paired, rule.rows, 1 if rule.sampling == NOISY_ROWS else rule.sampling, key)
+def refill(rule, drawn, size, start, stream):  # type: ignore[no-untyped-def]
+    """Draw the noise and rows of a stretch of `size` steps that begins at step `start` (a multiple of 8)."""
+    width = rule.batch_size
+    draw(stream, drawn.unit, size >> rule.paired, width, start >> rule.paired)
+    draw_rows(stream, drawn.rows, size, width, start, rule.paired, rule.rows, rule.sampling)
 
 
 @nb.njit(error_model="numpy")
@@ -187,16 +184,16 @@ def _compiled_block(read, y, rule, state, drawn, t, rates, stds, new):  # type: 
 
 
 @compiled(nogil=True, error_model="numpy")
-def run_steps(read, y, rule, state, key, step, drawn, total, rates, stds, new):  # type: ignore[no-untyped-def]
+def run_steps(read, y, rule, state, held, stream, step, drawn, total, rates, stds, new):  # type: ignore[no-untyped-def]
     """Run `total` steps from `step` on; `drawn` is the optimiser's step count, which indexes noise and rows.
 
-    read: X in the layout of a path, one of BLOCKS. rates, stds: lr and std of each step, or of one block for all.
-    new: no momentum buffer exists yet.
+    read: X in the layout of a path, one of BLOCKS. held: memory of `empty`. stream: of drawing.stream_of.
+    rates, stds: lr and std of each step, or of one block for all. new: no momentum buffer exists yet.
     """
-    unit, rows, held = empty(rule, state.weights.dtype)
-    for done, count, t in chunks(step, drawn, total, rows.shape[0]):
+    size = stretch(rule.batch_size)
+    for done, count, t in chunks(step, drawn, total, size):
         if done == 0 or t == 0:
-            refill(rule, unit, rows, drawn + done - t, key)
+            refill(rule, held, size, drawn + done - t, stream)
         lr, std = piece(rates, done, count), piece(stds, done, count)
         _block(read, y, rule, state, held, t, lr, std, new and done == 0)
         if (step + done + count) % BLOCK == 0:

@@ -51,13 +51,8 @@ def _conclude(rule, state, parts, rate, first, close):  # type: ignore[no-untype
 
 
 @compiled()
-def _empty(rule, weights):  # type: ignore[no-untyped-def]
-    return steps.empty(rule, weights.dtype)
-
-
-@compiled()
-def _refill(rule, unit, rows, start, key):  # type: ignore[no-untyped-def]
-    steps.refill(rule, unit, rows, start, key)
+def _refill(rule, drawn, size, start, stream):  # type: ignore[no-untyped-def]
+    steps.refill(rule, drawn, size, start, stream)
 
 
 def run_steps(
@@ -65,7 +60,7 @@ def run_steps(
     y: Any,
     rules: Any,
     states: Any,
-    keys: Any,
+    streams: Any,
     step: int,
     drawn: int,
     total: int,
@@ -73,17 +68,17 @@ def run_steps(
     stds: Any,
     new: bool,
 ) -> None:
-    """As steps.run_steps, for all replicas together: rules, states, keys and stds hold one each."""
+    """As steps.run_steps, for all replicas together: rules, states, streams and stds hold one each."""
     replicas, threads = range(len(states)), min(PARTS, torch.get_num_threads())
-    made = [_empty(rule, states[0].weights) for rule in rules]
-    held, size = [drawn_ for _, _, drawn_ in made], len(made[0][1])
+    held = [steps.empty(rule, states[0].weights.dtype) for rule in rules]
+    size = steps.stretch.py_func(rules[0].batch_size)
     grads = np.zeros((PARTS, len(states), states[0].room.shape[1]), X.dtype)
     betas = [state.room[0] for state in states]
     with ThreadPoolExecutor(threads) as pool:
         for done, count, t in steps.chunks.py_func(step, drawn, total, size):
             if done == 0 or t == 0:
                 for r in replicas:
-                    _refill(rules[r], made[r][0], made[r][1], drawn + done - t, keys[r])
+                    _refill(rules[r], held[r], size, drawn + done - t, streams[r])
             for k in range(count):
                 rate, at = steps.piece(rates, done + k, 1)[0], done + k
                 for r in replicas:

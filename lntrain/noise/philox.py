@@ -38,7 +38,7 @@ def stream_key(seed: int, stream: int) -> int:
     return key
 
 
-@nb.njit(inline="always")
+@nb.njit(forceinline=True, error_model="numpy", fastmath=False)
 def _philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     """Ten rounds on 32-bit words held in uint64."""
     for _ in range(10):
@@ -72,7 +72,7 @@ _MANT, _EXPO, _B23, _B127 = np.int32(0x7FFFFF), np.int32(0x3F800000), np.int32(2
 _OCT, _30, _3 = np.uint32(1 << 29), np.uint32(30), np.uint32(3)
 
 
-@nb.njit(inline="always")
+@nb.njit(forceinline=True, error_model="numpy", fastmath=False)
 def _box_muller(a, b):  # type: ignore[no-untyped-def]
     """Two float32 standard normals from two 32-bit words, without branches."""
     u = np.float32((np.float32(np.uint32(a)) + _HALF) * _ULP32)
@@ -100,14 +100,14 @@ def _box_muller(a, b):  # type: ignore[no-untyped-def]
     return radius * (-cos if flip else cos), radius * (-sin if flip else sin)
 
 
-@nb.njit(inline="always")
+@nb.njit(forceinline=True, error_model="numpy", fastmath=False)
 def _words(block, i, draw, kind, key):  # type: ignore[no-untyped-def]
     b = np.uint64(block)
     k = np.uint64(key)
     return _philox(np.uint64(i), b & _LOW, (b >> _32) | np.uint64(kind << 24), np.uint64(draw), k & _LOW, k >> _32)
 
 
-@nb.njit(inline="always")
+@nb.njit(forceinline=True, error_model="numpy", fastmath=False)
 def _normal_rows(words, rows):  # type: ignore[no-untyped-def]
     """Turn four rows of words into four rows of normals; separate from the Philox loop, so that both vectorise."""
     for lane in (0, 2):
