@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from lntrain._checks import as_float64
@@ -16,7 +16,7 @@ from lntrain.data.design import Design
 from lntrain.lasso.solve import LassoSolution
 
 LEVEL = 0.01  # probability that a coordinate of the support is declared off, per coordinate and look
-SIGMAS = float(stats.norm.isf(LEVEL))
+SIGMAS = -float(ndtri(LEVEL))
 FALL = 8.0  # of log w^2: a weight that loses e^-8 over half the run has left
 
 
@@ -131,8 +131,8 @@ def undecided_probability(X: Any, y: Any, lasso: LassoSolution, *, rate: float, 
     score = ((pull if lasso.positive else pull.abs()) - 1).numpy()
     noise = (2 / (rate * penalty * steps)).sqrt()
     spread = (noise * inflation(X, on[None])[0]).numpy()
-    low = stats.norm.cdf((-SIGMAS * noise.numpy() - score) / spread)
-    return torch.from_numpy(stats.norm.cdf(SIGMAS - score / spread) - low)
+    low = ndtr((-SIGMAS * noise.numpy() - score) / spread)
+    return torch.from_numpy(ndtr(SIGMAS - score / spread) - low)
 
 
 def fallen(log_weights: Tensor, earlier: Tensor, step: int, earlier_step: int) -> Tensor:
