@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numba as nb
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import carray, types  # type: ignore[attr-defined]
 
 from lntrain.engine import simd
 from lntrain.engine.kernels import FULL, GAUSSIAN, NOISY_ROWS, RADEMACHER
@@ -50,14 +50,14 @@ def _address(function: Any, signature: Any) -> int:
 @compiled(nogil=True, error_model="numpy", fastmath=False)
 def _normals(out, count, width, first, key):  # type: ignore[no-untyped-def]
     """out (count, width) float32: N(0, 1), from step (or pair) `first` on, a multiple of 4."""
-    fill_normals(nb.carray(out, (count, width)), first // 4, 0, key)
+    fill_normals(carray(out, (count, width)), first // 4, 0, key)
     return 0
 
 
 @compiled(nogil=True, error_model="numpy", fastmath=False)
 def _signs(out, count, width, first, key):  # type: ignore[no-untyped-def]
     """As _normals: 1 or -1."""
-    unit = nb.carray(out, (count, width))
+    unit = carray(out, (count, width))
     bits = unit.view(np.uint32)
     fill_words(bits, first // 4, 0, 0, key)
     for k in range(count):
@@ -69,7 +69,7 @@ def _signs(out, count, width, first, key):  # type: ignore[no-untyped-def]
 @compiled(nogil=True, error_model="numpy", fastmath=False)
 def _rows(out, count, width, start, every, n, sampling, key):  # type: ignore[no-untyped-def]
     """out (count, width): the rows of steps from `start` on, each kept for `every` steps."""
-    fill_rows(nb.carray(out, (count, width)), start, every, n, sampling, key)
+    fill_rows(carray(out, (count, width)), start, every, n, sampling, key)
     return 0
 
 
@@ -92,7 +92,7 @@ def _rows_into(e, out, address, count, width, start, every, n, sampling, key) ->
 def draw(stream, out, count, width, first):  # type: ignore[no-untyped-def]
     """out, flat: draws of mean 0 and variance 1 of `count` steps (or pairs) from `first` on, a multiple of 4."""
     if stream.noise != 0:
-        _noise_into(out, stream.noise, count, width, first, stream.key)  # type: ignore[call-arg]
+        _noise_into(out, stream.noise, count, width, first, stream.key)
 
 
 @nb.njit(error_model="numpy")
@@ -100,4 +100,4 @@ def draw_rows(stream, out, count, width, start, paired, n, sampling):  # type: i
     """out, flat: the rows of `count` steps from `start` on."""
     if stream.rows != 0:
         law = 1 if sampling == NOISY_ROWS else sampling
-        _rows_into(out, stream.rows, count, width, start, 1 + paired, n, law, stream.key)  # type: ignore[call-arg]
+        _rows_into(out, stream.rows, count, width, start, 1 + paired, n, law, stream.key)
