@@ -65,7 +65,7 @@ def chunks(step, drawn, total, size):  # type: ignore[no-untyped-def]
 
     They start at step t of their stretch, which must be drawn where `done` or `t` is 0.
     """
-    done = 0
+    done = np.int64(0)  # for a literal numba would compile what it is handed to once more
     while done < total:
         t = (drawn + done) % size
         count = min(size - t, BLOCK - (step + done) % BLOCK, total - done)

@@ -4,6 +4,9 @@ For a given support and signs the KKT conditions are linear. Each step moves tow
 that reaches zero leaves the active set, then the column that violates its condition most enters. The objective falls
 at every step, so any start works, ties and dependent columns included: a column that is a linear combination of the
 active ones replaces one of them, at the same fit and a smaller penalty.
+
+np.int64(0) where 0 would do: for a literal numba compiles what it is handed to once more. Loops where a slice would
+do: for the message of shapes that do not match it compiles half of its strings.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
 def _without(rows, used, k, factors, labels, out):  # type: ignore[no-untyped-def]
     """out = labels - sum_i factors_i rows[used_i]."""
-    out[:] = labels
+    for m in range(len(out)):
+        out[m] = labels[m]
     for i in range(k):
         row, factor = rows[used[i]], factors[i]
         for m in range(len(out)):
@@ -70,7 +74,8 @@ def _leave(used, k, basis, factor, coef, i):  # type: ignore[no-untyped-def]
     """Take column number i out; rotations make the factor triangular again."""
     for m in range(i, k - 1):
         used[m], coef[m] = used[m + 1], coef[m + 1]
-        factor[m, : m + 2] = factor[m + 1, : m + 2]
+        for p in range(m + 2):
+            factor[m, p] = factor[m + 1, p]
     for m in range(i, k - 1):
         size = np.hypot(factor[m, m], factor[m, m + 1])
         c, s = factor[m, m] / size, factor[m, m + 1] / size
@@ -103,7 +108,7 @@ def _descend(rows, used, k, basis, factor, labels, penalty, sign, coef, residual
             pull[m] = (n * penalty[used[m]] * sign[used[m]] - _dot(factor[m, :m], pull[:m])) / factor[m, m]
             move[m] = _dot(basis[m], residual) - pull[m]
         _back(factor, k, move)
-        step, leaving = 1.0, -1
+        step, leaving = 1.0, np.int64(-1)
         for i in range(k):
             if move[i] * sign[used[i]] < 0 and -coef[i] / move[i] < step:
                 step, leaving = max(-coef[i] / move[i], 0.0), i
@@ -128,7 +133,7 @@ def _exchange(rows, used, k, basis, factor, penalty, sign, coef, j, amount):  # 
     for i in range(k):
         rate -= sign[j] * parts[i] * penalty[used[i]] * sign[used[i]]
     way = sign[j] if rate < 0 else -sign[j]
-    step, leaving = np.inf if rate < 0 else abs(amount), -1
+    step, leaving = np.inf if rate < 0 else abs(amount), np.int64(-1)
     for i in range(k):
         fall = way * parts[i] * sign[used[i]]
         if fall > DEPENDENT * penalty[j] / penalty[used[i]] and abs(coef[i]) / fall < step:
@@ -174,7 +179,7 @@ def _take_in(rows, used, k, basis, factor, penalty, sign, coef, j, amount):  # t
 @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_REAL)
 def _begin(rows, used, basis, factor, penalty, sign, norms, coef, positive, start):  # type: ignore[no-untyped-def]
     """Make the columns active whose entry in `start` is not zero; returns how many."""
-    k = 0
+    k = np.int64(0)
     for j in range(len(rows)):
         norms[j] = np.sqrt(_dot(rows[j], rows[j]))
         if start[j] > 0 or (start[j] < 0 and not positive):
@@ -210,7 +215,7 @@ def active_set_lasso(rows, labels, change, penalty, positive, start):  # type: i
     sign, norms = np.zeros(d), np.empty(d)
     k = _begin(rows, used, basis, factor, penalty, sign, norms, coef, positive, start)
     residual, blocked = np.empty(n), np.zeros(d, np.bool_)
-    best, stale, entering, passes = np.inf, 0, -1, 3
+    best, stale, entering, passes = np.inf, 0, -1, np.int64(3)
     _without(rows, used, k, coef, y, residual)
     for _ in range(EVENTS * (room + 1)):
         k, moved = _descend(rows, used, k, basis, factor, y, penalty, sign, coef, residual, passes)
