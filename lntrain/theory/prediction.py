@@ -22,7 +22,7 @@ from lntrain.penalty.groups import group_penalty
 from lntrain.theory.choose import stable_along
 from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.expectation import expect, whole
-from lntrain.theory.groups import fluctuation, stable_group_lr
+from lntrain.theory.groups import iid_note, stable_group_lr
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,8 @@ def _grouped(
     notes.append("exact as lr goes to 0: the first order in lr is not known for groups")
     if not dynamics.reads_all(problem.n):
         notes.append("what drawing rows adds, about (residuals / std)^2 of the weights, is left out")
-    if not dynamics.antithetic and (relative := fluctuation(reference, penalty.weights, dynamics, lr, std)) > 0:
-        notes.append(
-            f"iid noise moves groups of more than one by another {relative:.2g} of their size, whatever lr is, and "
-            "does not silence groups that are zero: take Antithetic noise, or a smaller lr std^2"
-        )
+    if not dynamics.antithetic:
+        notes += iid_note(problem, reference)
     nothing = torch.full_like(penalty.weights, torch.nan)
     return Prediction(penalty.weights, 1.0, reference, nothing, stable, tuple(notes))
 
