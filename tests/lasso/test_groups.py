@@ -178,6 +178,8 @@ def test_the_gap_is_above_zero_away_from_the_solution():
     sizes = [np.linalg.norm(X[:, b] @ moved[b].numpy()) / np.sqrt(20) for b in _blocks(X, labels)]
     objective = residual @ residual / 40 + 0.2 * sum(sizes)
     assert gap * objective >= objective - found.objective > 1e-5
+    share = 0.2 / _largest(X, y, labels)  # at zero the residual is y, and the dual point y scaled by this
+    assert group_duality_gap(X, y, 0.2, labels, np.zeros(10)) == pytest.approx((1 - share) ** 2, rel=1e-10)
 
 
 @pytest.mark.parametrize(
