@@ -140,7 +140,7 @@ def _orthonormal() -> None:
     """A single orthonormal group under iid noise: 1 - kappa tau/|b|, tau = 2 alpha, extrapolated to lr = 0."""
     for p in (1, 4):
         X = np.linalg.qr(np.random.default_rng(0).standard_normal((8, p)))[0] * np.sqrt(8)
-        y, labels, alpha, found = X[:, 0], np.zeros(p, dtype=np.int64), 0.05, []
+        y, labels, alpha, found = X[:, 0], np.zeros(p, dtype=np.int64), 0.025, []
         for lr in (0.02, 0.01):
             std = float(np.sqrt(2 * 8 * alpha / lr))
             runs = [
