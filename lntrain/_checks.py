@@ -1,4 +1,4 @@
-"""The coercers of what a caller gives: to tensors, to float64 arrays."""
+"""The coercers of what a caller gives: to tensors, to float64 arrays, to groups of columns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 from torch import Tensor
 
@@ -67,6 +68,34 @@ def real_number(name: str, value: Any, *, positive: bool = False) -> float:
     if not math.isfinite(number) or (positive and number <= 0):
         raise ValueError(f"{name}={value!r} must be a {'positive ' * positive}finite number")
     return number
+
+
+def group_labels(groups: Any, d: int) -> NDArray[np.int64]:
+    """Which group each of d columns is in, (d,) of 0..G-1, from index lists or from labels (d,), in order of the label.
+
+    >>> group_labels([[0, 2], [1]], 3).tolist(), group_labels([7, 7, 3], 3).tolist()
+    ([0, 1, 0], [1, 1, 0])
+
+    Raises:
+        ValueError: an index that is missing, given twice or none of 0..d-1, by name; labels of another length.
+    """
+    listed = list(groups.tolist() if hasattr(groups, "tolist") else groups)
+    if not any(np.ndim(group) for group in listed):
+        if len(listed) != d:
+            raise ValueError(f"groups holds {len(listed)} labels for {d} columns: give one a column, or index lists")
+        return np.unique(np.asarray(listed), return_inverse=True)[1].astype(np.int64)
+    labels = np.full(d, -1, dtype=np.int64)
+    for g, group in enumerate(listed):
+        for j in (whole_number(f"groups[{g}]", i, 0, d) for i in np.atleast_1d(group).tolist()):
+            if labels[j] >= 0:
+                raise ValueError(f"column {j} is in groups {labels[j]} and {g}: groups may not overlap")
+            labels[j] = g
+        if np.size(group) == 0:
+            raise ValueError(f"groups[{g}] is empty: leave it out")
+    if (labels < 0).any():
+        missing = ", ".join(map(str, np.flatnonzero(labels < 0)[:5]))
+        raise ValueError(f"groups lack column {missing}: give each of the {d} columns a group, alone if need be")
+    return labels
 
 
 def _frame(frame: Any) -> Any:

@@ -149,6 +149,8 @@ def _model(run: Run) -> str | None:
         return f"the model is a {type(model).__name__}, not a DiagonalLinear"
     if model.parametrisation not in PARAMETRISATIONS:
         return f"the parametrisation is {model.parametrisation}, not {', '.join(PARAMETRISATIONS)}"
+    if model.groups is not None:
+        return "the model has groups, beta_g = u_g v_g"
     if run.X.dtype not in FLOOR:
         return f"the dtype is {run.X.dtype}, not float32 or float64"
     if not all(w.requires_grad for w in model.weights):

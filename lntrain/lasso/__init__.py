@@ -4,6 +4,7 @@ from lntrain._checks import as_float64
 from lntrain._moved import former
 from lntrain.lasso.certificate import GAP, duality_gap, lasso_objective
 from lntrain.lasso.dual import Reference
+from lntrain.lasso.groups import GroupLassoSolution, group_duality_gap, group_lasso
 from lntrain.lasso.references import (
     SelfConsistent,
     basis_pursuit,
@@ -23,6 +24,7 @@ from lntrain.lasso.solve import (
 
 __all__ = [
     "GAP",
+    "GroupLassoSolution",
     "LassoSolution",
     "Reference",
     "SelfConsistent",
@@ -33,6 +35,8 @@ __all__ = [
     "duality_gap",
     "entropy_interpolator",
     "equicorrelation_set",
+    "group_duality_gap",
+    "group_lasso",
     "lasso_objective",
     "oracle_least_squares",
     "relabelled_lasso",

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lntrain._checks import group_labels
+
 # parametrisation -> the names of its weights
 WEIGHTS = {"difference": ("plus", "minus"), "square": ("weight",), "hadamard": ("u", "v")}
 
@@ -35,16 +37,19 @@ class LogNormalInit:
 class DiagonalLinear(nn.Module):
     """x -> x . beta with beta quadratic in the weights.
 
-    "difference": beta = plus^L - minus^L; "square": beta = weight^2; "hadamard": beta = u v.
+    "difference": beta = plus^L - minus^L; "square": beta = weight^2; "hadamard": beta = u v;
+    with groups beta_g = u_g v_g, u_g one number for a group and v_g a vector (theory.md, Groups).
 
     Args:
         in_features: d.
-        parametrisation: "difference", "square" or "hadamard".
+        parametrisation: "difference", "square" or "hadamard"; None is "difference", with groups "hadamard".
         depth: L, for "difference" only.
         init: a positive scale alpha (w = alpha; for "hadamard" u = 2 alpha, v = 0, which is
             w_pm = (u +/- v)/2 = alpha); a tensor that broadcasts to a weight's shape (for
             "hadamard" it too is w_pm); or a callable shape -> tensor. Replicas: shape (R, d).
+            With groups it is one a group: shape (G,) or (R, G).
         replicas: R networks in one module, or None for one.
+        groups: G lists of columns, which together hold each of the d columns once; or (d,) labels.
         dtype: float64 unless told otherwise. device: torch's.
 
     Returns (forward):
@@ -58,22 +63,30 @@ class DiagonalLinear(nn.Module):
     [0.0, 0.0, 0.0, 0.0, 0.0]
     >>> tuple(DiagonalLinear(3, replicas=4).coef.shape)
     (4, 3)
+    >>> grouped = DiagonalLinear(3, groups=[[0, 1], [2]])
+    >>> [(name, tuple(w.shape)) for name, w in grouped.named_parameters()]
+    [('u', (2,)), ('v', (3,))]
 
     Source: Woodworth et al., COLT 2020; Pillaud-Vivien et al., COLT 2022, section 2.
     """
+
+    groups: Tensor | None  # (d,) the group of each column, in the state_dict: beta is nothing without it
 
     def __init__(
         self,
         in_features: int,
         *,
-        parametrisation: str = "difference",
+        parametrisation: str | None = None,
         depth: int = 2,
         init: Init = 0.1,
         replicas: int | None = None,
+        groups: Any = None,
         dtype: torch.dtype = torch.float64,
         device: Any = None,
     ) -> None:
         super().__init__()
+        if parametrisation is None:
+            parametrisation = "difference" if groups is None else "hadamard"
         if parametrisation not in WEIGHTS:
             raise ValueError(f"parametrisation={parametrisation!r} is unknown: choose one of {', '.join(WEIGHTS)}")
         if depth < 2 or (depth != 2 and parametrisation != "difference"):
@@ -86,8 +99,14 @@ class DiagonalLinear(nn.Module):
             depth,
             replicas,
         )
-        shape = (in_features,) if replicas is None else (replicas, in_features)
-        first, second = self._initial(init, shape, parametrisation)
+        if groups is not None and parametrisation != "hadamard":
+            raise ValueError(f'groups need parametrisation="hadamard", beta_g = u_g v_g: it is {parametrisation!r}')
+        labels = None if groups is None else torch.from_numpy(group_labels(groups, in_features)).to(device)
+        self.register_buffer("groups", labels)
+        width = in_features if labels is None else int(labels.max()) + 1
+        first, second = self._initial(init, (width,) if replicas is None else (replicas, width), parametrisation)
+        if labels is not None:  # one number for a group, and a vector that starts at 0: beta may go anywhere
+            second = torch.zeros(*first.shape[:-1], in_features, dtype=torch.float64)
         for name, value in zip(WEIGHTS[parametrisation], (first, second), strict=False):
             setattr(self, name, nn.Parameter(value.to(device=device, dtype=dtype).clone()))
 
@@ -122,19 +141,29 @@ class DiagonalLinear(nn.Module):
             return self.weights[0].square()
         first, second = self.weights
         if self.parametrisation == "hadamard":
-            return first * second
+            return (first if self.groups is None else first[..., self.groups]) * second
         if self.depth == 2:
             return first * first - second * second
         return first**self.depth - second**self.depth
 
     @property
     def log_weights(self) -> Tensor:
-        """log w_pm^2, (m, d) or (R, m, d): m = 1 for "square", else 2 (w_pm = (u +/- v)/2 for "hadamard")."""
+        """log w_pm^2, (m, d) or (R, m, d): m = 1 for "square", else 2 (w_pm = (u +/- v)/2 for "hadamard").
+
+        With groups log u_g^2 and log |v_g|^2, of the group of each column: both fall where a group vanishes.
+        """
         with torch.no_grad():
-            w = torch.stack(tuple(self.weights), dim=-2).double()
-            if self.parametrisation == "hadamard":
+            w = torch.stack(self._sizes() if self.groups is not None else self.weights, dim=-2).double()
+            if self.parametrisation == "hadamard" and self.groups is None:
                 w = torch.stack(((w[..., 0, :] + w[..., 1, :]) / 2, (w[..., 0, :] - w[..., 1, :]) / 2), dim=-2)
             return 2 * w.abs().clamp_min(torch.finfo(torch.float64).tiny).log()
+
+    def _sizes(self) -> tuple[Tensor, ...]:
+        """|u_g| and |v_g| of the group of each column, (d,) or (R, d)."""
+        u, v = self.weights
+        assert self.groups is not None
+        norms = torch.zeros_like(u).index_add(-1, self.groups, v.square()).sqrt()
+        return u.abs()[..., self.groups], norms[..., self.groups]
 
     def forward(self, x: Tensor) -> Tensor:
         coef = self.coef
@@ -152,4 +181,5 @@ class DiagonalLinear(nn.Module):
 
     def extra_repr(self) -> str:
         kind = f"parametrisation={self.parametrisation!r}, depth={self.depth}"
-        return f"{self.in_features}, {kind}, replicas={self.replicas}"
+        groups = "" if self.groups is None else f", groups={int(self.groups.max()) + 1}"
+        return f"{self.in_features}, {kind}, replicas={self.replicas}{groups}"

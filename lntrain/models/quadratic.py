@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lntrain._checks import whole_number
 from lntrain.models.diagonal import DiagonalLinear, Init
 
 PARAMETRISATIONS = ("difference", "hadamard")
@@ -17,13 +19,16 @@ PARAMETRISATIONS = ("difference", "hadamard")
 def quadratic(
     module: nn.Module,
     name: str = "weight",
-    parametrisation: str = "difference",
+    parametrisation: str | None = None,
     *,
     init: Init = 0.1,
+    group: str | int | None = None,
     keep: bool = False,
     where: Callable[[str, nn.Module], bool] | None = None,
 ) -> nn.Module:
     """Train a layer's parameter W through two factors, in place: W = u*u - v*v or W = u*v.
+
+    With `group` W_g = u_g v_g, u_g one number for a group of weights: label noise then takes whole groups away.
 
     With w_pm the weights of a DiagonalLinear (u, v themselves, or (u +/- v)/2 for "hadamard") and
     alpha = init, the start is the balanced one, w_plus w_minus = alpha^2:
@@ -32,9 +37,11 @@ def quadratic(
     Args:
         module: a layer such as nn.Linear or nn.Conv2d; a whole model with `where`.
         name: the parameter, real floating point of any shape.
-        parametrisation: "difference" or "hadamard".
-        init: alpha as for DiagonalLinear: a number, a tensor that broadcasts to W, or a callable
-            shape -> tensor such as LogNormalInit.
+        parametrisation: "difference" or "hadamard"; None is "difference", with `group` "hadamard".
+        init: alpha as for DiagonalLinear: a number, a tensor that broadcasts to W (with `group` to u), or a
+            callable shape -> tensor such as LogNormalInit.
+        group: "in", all weights of an input (column, channel); "out", all of an output (row, unit); or a whole
+            number, blocks of so many consecutive weights of a row, which it must divide.
         keep: start at the present W; False starts at W = 0 (several such layers in a row are a saddle: keep=True).
         where: (name of a submodule, submodule) -> bool, which layers of a model to take.
 
@@ -44,12 +51,14 @@ def quadratic(
 
     Raises:
         ValueError: no such parameter, complex, integer, already parametrised or shared with another
-            layer of `module` (sharing outside `module` cannot be seen: give the whole model); or an
-            init so small beside W that rounding loses it, which would freeze a factor for ever.
+            layer of `module` (sharing outside `module` cannot be seen: give the whole model); groups that it
+            has not; or an init so small beside W that rounding loses it, which would freeze a factor for ever.
 
     >>> layer = quadratic(nn.Linear(3, 2), init=0.1)
     >>> layer.weight.tolist(), round(layer.parametrizations.weight.original0[0, 0].item(), 3)
     ([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], 0.1)
+    >>> tuple(quadratic(nn.Linear(3, 2), group="in").parametrizations.weight.original0.shape)
+    (1, 3)
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
     >>> net = quadratic(net, keep=True, where=lambda name, layer: isinstance(layer, nn.Linear))
     >>> sorted(name for name, _ in net.named_parameters())[2]
@@ -57,8 +66,12 @@ def quadratic(
 
     Source: theory.md section 2; Woodworth et al., COLT 2020 (arXiv 2002.09277) for the balanced start.
     """
+    if parametrisation is None:
+        parametrisation = "difference" if group is None else "hadamard"
     if parametrisation not in PARAMETRISATIONS:
         raise ValueError(f"parametrisation={parametrisation!r} is unknown: choose one of {', '.join(PARAMETRISATIONS)}")
+    if group is not None and parametrisation != "hadamard":
+        raise ValueError(f'group={group!r} needs parametrisation="hadamard", W_g = u_g v_g: it is {parametrisation!r}')
     layers = [m for n, m in module.named_modules() if where(n, m)] if where is not None else [module]
     if not layers:
         raise ValueError("where picks no submodule: it is called as where(name, submodule)")
@@ -66,12 +79,13 @@ def quadratic(
         _check(module, layer, name)
     # All layers are checked before any is changed: a refusal leaves the model as it was.
     starts = [_start(layer, name, keep) for layer in layers]
-    for start in starts:
-        _Quadratic(parametrisation, init).right_inverse(start)
-    for layer, start in zip(layers, starts, strict=True):
+    steps = [_Quadratic(parametrisation, init, _blocks(tuple(start.shape), group)) for start in starts]
+    for step, start in zip(steps, starts, strict=True):
+        step.right_inverse(start)
+    for layer, step, start in zip(layers, steps, starts, strict=True):
         _own_class(layer)
         setattr(layer, name, start)
-        parametrize.register_parametrization(layer, name, _Quadratic(parametrisation, init))
+        parametrize.register_parametrization(layer, name, step)
     return module
 
 
@@ -109,32 +123,68 @@ def unquadratic(module: nn.Module) -> nn.Module:
 
 
 class _Quadratic(nn.Module):
-    """(u, v) -> W, and W -> the balanced (u, v)."""
+    """(u, v) -> W, and W -> the balanced (u, v); `blocks` is W's shape in which u, of length 1 in them, broadcasts."""
 
-    def __init__(self, parametrisation: str, init: Init) -> None:
+    def __init__(self, parametrisation: str, init: Init, blocks: _Blocks | None = None) -> None:
         super().__init__()
-        self.parametrisation, self.init = parametrisation, init
+        self.parametrisation, self.init, self.blocks = parametrisation, init, blocks
 
     def forward(self, u: Tensor, v: Tensor) -> Tensor:
+        if self.blocks is not None:
+            return (u * v.reshape(self.blocks.shape)).reshape(v.shape)
         return u * v if self.parametrisation == "hadamard" else u * u - v * v
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         W = weight.detach().cpu().double()
-        alpha, _ = DiagonalLinear._initial(self.init, tuple(W.shape), "difference")
-        u, v = _balanced(W, alpha, self.parametrisation)
+        blocks = W if self.blocks is None else W.reshape(self.blocks.shape)
+        sizes = W if self.blocks is None else torch.linalg.vector_norm(blocks, dim=self.blocks.inside, keepdim=True)
+        alpha, _ = DiagonalLinear._initial(self.init, tuple(sizes.shape), "difference")
+        u, v = _balanced(sizes, alpha, self.parametrisation)
+        frozen = u.to(weight).abs() == v.to(weight).abs()  # of one weight; a group's vector goes on turning
+        if self.blocks is not None:  # the group's vector: of norm v, in W's direction
+            frozen, v = frozen & (sizes.numel() == W.numel()), (blocks / u).reshape(W.shape)
         u, v = u.to(weight), v.to(weight)
-        lost = u.abs() == v.abs() if self.parametrisation == "hadamard" else (u == 0) | (v == 0)
-        if not bool(torch.isfinite(u + v).all()):
+        lost = frozen | (u == 0) if self.parametrisation == "hadamard" else (u == 0) | (v == 0)
+        if not bool(torch.isfinite(u).all() and torch.isfinite(v).all()):
             raise ValueError(f"the weight and init must be finite in {weight.dtype}")
         if bool(lost.any()):
+            largest = float(sizes[lost.cpu()].abs().max())
             raise ValueError(
-                f"init is lost beside a weight of {float(W[lost].abs().max()):.3g} in {weight.dtype}, and that "
+                f"init is lost beside a weight of {largest:.3g} in {weight.dtype}, and that "
                 'factor would stay frozen: take a larger init, a wider dtype or parametrisation="difference"'
             )
         return u, v
 
     def extra_repr(self) -> str:
-        return self.parametrisation
+        return self.parametrisation if self.blocks is None else f"{self.parametrisation}, groups={self.blocks.groups}"
+
+
+class _Blocks(NamedTuple):
+    """W's shape, or that with rows cut, and the axes inside a group."""
+
+    shape: tuple[int, ...]
+    inside: tuple[int, ...]
+
+    @property
+    def groups(self) -> int:
+        """How many groups."""
+        return math.prod(size for axis, size in enumerate(self.shape) if axis not in self.inside)
+
+
+def _blocks(shape: tuple[int, ...], group: str | int | None) -> _Blocks | None:
+    if group is None:
+        return None
+    if group in ("in", "out"):
+        if len(shape) < 2:
+            raise ValueError(f"group={group!r} needs rows and columns, the parameter has shape {shape}: give a number")
+        return _Blocks(shape, tuple(axis for axis in range(len(shape)) if axis != (group == "in")))
+    if isinstance(group, str):
+        raise ValueError(f'group={group!r} is unknown: give "in", "out" or a whole number')
+    size = whole_number("group", group, 1)
+    row = math.prod(shape[1:]) if len(shape) > 1 else math.prod(shape)
+    if row % size:
+        raise ValueError(f"group={size} does not divide the {row} weights of a row: give a divisor of {row}")
+    return _Blocks((math.prod(shape) // row, row // size, size), (2,))
 
 
 def _balanced(W: Tensor, alpha: Tensor, parametrisation: str) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,10 @@ from lntrain.penalty.formula import (
     stable_lr,
     step_factor,
 )
+from lntrain.penalty.groups import GroupPenalty, group_penalty
 
 __all__ = [
+    "GroupPenalty",
     "alpha_max",
     "corrected_penalty",
     "decay_penalty",
@@ -30,6 +32,7 @@ __all__ = [
     "effective_penalty",
     "finite_step_bias",
     "gradient_kurtosis",
+    "group_penalty",
     "mean_squares",
     "noise_for_penalty",
     "plan_steps",

@@ -97,10 +97,10 @@ class Dynamics:
             **self.penalty_options(),
         )
 
-    def stable(self, problem: Problem, size: Any) -> float:
+    def stable(self, X: Any, size: Any) -> float:
         """The largest stable step at weights of `size` (d,): w_plus^2 + w_minus^2, which is |beta| at a minimum."""
         return stable_lr(
-            problem,
+            X,
             size,
             parametrisation=self.parametrisation,
             loss_constant=self.loss_constant,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lntrain.data.problem import Problem
 from lntrain.lasso.dual import Reference
+from lntrain.lasso.groups import GroupLassoSolution, group_lasso
 from lntrain.lasso.references import bridge
 from lntrain.lasso.solve import LassoSolution, weighted_lasso
 from lntrain.models.diagonal import DiagonalLinear
@@ -17,15 +18,18 @@ from lntrain.noise.labels import Additive, Antithetic, Noise, NoNoise, as_noise
 from lntrain.optim.sgd import LabelNoiseSGD, noise_of, noise_std
 from lntrain.penalty.corrections import depth_penalty
 from lntrain.penalty.formula import effective_penalty
+from lntrain.penalty.groups import group_penalty
 from lntrain.theory.choose import stable_along
 from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.expectation import expect, whole
+from lntrain.theory.groups import iid_note, stable_group_lr
 
 
 @dataclass(frozen=True)
 class Prediction:
     """min (1/2n)||y - X beta||^2 + sum_j weights_j |beta_j|^exponent, known before the first step.
 
+    With groups sum_g weights_g ||K_g^(1/2) beta_g||, weights (G,), K_g the reference's metric, bias unknown: NaN.
     weights (d,) float64; exponent 1 at depth 2, 2 - 2/L at depth L; terms: further penalties, none today;
     reference: its certified solution; bias (d,): of the weights, relative, to first order in the step;
     stable_lr: the step beyond which training is unstable; notes: one line each.
@@ -33,7 +37,7 @@ class Prediction:
 
     weights: Tensor
     exponent: float
-    reference: LassoSolution | Reference
+    reference: LassoSolution | GroupLassoSolution | Reference
     bias: Tensor
     stable_lr: float
     notes: tuple[str, ...] = ()
@@ -43,8 +47,8 @@ class Prediction:
     @property
     def penalty(self) -> Tensor:
         """The Lasso's lambda (d,): the weights, where the exponent is 1."""
-        if self.exponent != 1:
-            raise ValueError(f"the penalty is |beta|^{self.exponent:.3g}, no Lasso's: read .weights and .exponent")
+        if not isinstance(self.reference, LassoSolution):
+            raise ValueError(f"the penalty is {self._form}, no Lasso's: read .weights, .exponent and .reference")
         return self.weights
 
     def expected_distance(self, steps: int, *, average: str = "all") -> float:
@@ -54,14 +58,18 @@ class Prediction:
             steps: of the whole run. average: "all" (`snapshot.mean_coef`) or "tail" (`snapshot.tail_coef`).
 
         Raises:
-            ValueError: depth above 2, whose way there is not known in closed form.
+            ValueError: depth above 2, or groups, whose way there is not known in closed form.
         """
         if self._expect is None:
-            raise ValueError(f"no distance is predicted for the penalty |beta|^{self.exponent:.3g}")
+            raise ValueError(f"no distance is predicted for the penalty {self._form}")
         if average not in ("all", "tail") or steps < 1:
             raise ValueError(f'average={average!r}, steps={steps}: give "all" or "tail", and at least 1 step')
         target, dynamics, lr, std = self._expect
         return expect(target, dynamics, lr=lr, std=std, steps=steps, tail=average == "tail").distance
+
+    @property
+    def _form(self) -> str:
+        return "of groups" if isinstance(self.reference, GroupLassoSolution) else f"|beta|^{self.exponent:.3g}"
 
 
 def predict(
@@ -76,10 +84,11 @@ def predict(
 ) -> Prediction:
     """The penalised problem that training will solve; call it before the first step.
 
-    lambda_j = (1/2) a lr V_j + weight_decay / a, V_j = std^2 c_j / b (theory.md section 3).
+    lambda_j = (1/2) a lr V_j + weight_decay / a, V_j = std^2 c_j / b (theory.md section 3). With groups
+    the group lasso of `group_penalty`.
 
     Args:
-        model: a DiagonalLinear: its parametrisation, depth and present weights are read.
+        model: a DiagonalLinear: its parametrisation, depth, groups and present weights are read.
         optimizer: LabelNoiseSGD or torch.optim.SGD: its lr, momentum, weight decay and noise are read.
         problem: X (n, d), y (n,). noise: of the labels, where the optimizer carries none.
         batch_size, sampling, loss_constant: as for `train`.
@@ -98,7 +107,7 @@ def predict(
     >>> bool(torch.equal(prediction.penalty, wished))
     True
 
-    Source: theory.md sections 3, 4 and 6.
+    Source: theory.md sections 3, 4, 6 and Groups.
     """
     if not isinstance(model, DiagonalLinear):
         raise ValueError(f"no penalty is predicted for a {type(model).__name__}: give a DiagonalLinear")
@@ -118,17 +127,22 @@ def predict(
         noise_kurtosis=labels.kurtosis,
         init=float((model.log_weights.mean() / 2).exp()),
     )
+    if model.groups is not None:
+        return _grouped(model.groups, problem, dynamics, lr, std, labels.schedule is not None)
     if model.depth > 2:
         return _deeper(model, problem, dynamics, lr, std)
     penalty = effective_penalty(problem, lr=lr, std=std, **dynamics.penalty_options())
     reference = weighted_lasso(problem.design.array, problem.y, penalty, positive=model.parametrisation == "square")
     target = whole(problem, reference)
     stable = stable_along(target, dynamics, None)
-    notes = [f"lr={lr:g} is above the stable step {stable:.3g}: expect divergence"] if lr > stable else []
-    if labels.schedule is not None:
-        notes.append("the noise has a schedule: the prediction is for its first step")
+    notes = _notes(lr, stable, labels.schedule is not None)
     bias = dynamics.bias(problem, reference, lr)
     return Prediction(penalty, 1.0, reference, bias, stable, tuple(notes), _expect=(target, dynamics, lr, std))
+
+
+def _notes(lr: float, stable: float, scheduled: bool) -> list[str]:
+    notes = [f"lr={lr:g} is above the stable step {stable:.3g}: expect divergence"] if lr > stable else []
+    return notes + ["the noise has a schedule: the prediction is for its first step"] * scheduled
 
 
 def _group(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -169,6 +183,25 @@ def _number(name: str, value: Any, ratio: Any = None) -> float:
     if isinstance(value, (tuple, list)) or ratio is not None:
         raise ValueError(f"{name} is one a replica: predict one at a time, with a single {name}")
     return float(value)
+
+
+def _grouped(
+    groups: Tensor, problem: Problem, dynamics: Dynamics, lr: float, std: float, scheduled: bool
+) -> Prediction:
+    """Groups: sum_g weights_g ||K_g^(1/2) beta_g||."""
+    options = dynamics.penalty_options()
+    del options["parametrisation"]
+    penalty = group_penalty(problem, groups, lr=lr, std=std, **options)
+    reference = group_lasso(problem.design.array, problem.y, penalty.weights, groups, metric=penalty.metric)
+    stable = stable_group_lr(problem, reference, dynamics)
+    notes = _notes(lr, stable, scheduled)
+    notes.append("exact as lr goes to 0: the first order in lr is not known for groups")
+    if not dynamics.reads_all(problem.n):
+        notes.append("what drawing rows adds, about (residuals / std)^2 of the weights, is left out")
+    if not dynamics.antithetic:
+        notes += iid_note(problem, reference)
+    nothing = torch.full_like(penalty.weights, torch.nan)
+    return Prediction(penalty.weights, 1.0, reference, nothing, stable, tuple(notes))
 
 
 def _deeper(model: DiagonalLinear, problem: Problem, dynamics: Dynamics, lr: float, std: float) -> Prediction:

@@ -64,7 +64,8 @@ def leave_diverged(run: Run, problem: Problem, bound: Tensor, *, keep: bool = Fa
 
 def _remedy(run: Run, problem: Problem, lr: float) -> str:
     """Advice: an lr below the failed one that is stable at the least squares solution and half way through the run."""
-    if not isinstance(run.model, DiagonalLinear) or run.model.depth != 2 or problem.X.layout != torch.strided:
+    quadratic = isinstance(run.model, DiagonalLinear) and run.model.depth == 2 and run.model.groups is None
+    if not quadratic or problem.X.layout != torch.strided:
         return "take a smaller lr"
     X, y = problem.X.double(), problem.y.double()
     coef = problem.coef if problem.coef is not None else torch.linalg.pinv(X) @ y

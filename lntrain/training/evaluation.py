@@ -11,9 +11,12 @@ from torch import Tensor
 
 from lntrain.data.problem import Problem
 from lntrain.lasso.certificate import products
+from lntrain.lasso.dual import Reference
+from lntrain.lasso.groups import GroupLassoSolution
 from lntrain.lasso.solve import LassoSolution, relabelled_lasso
 from lntrain.theory.prediction import Prediction
 from lntrain.theory.support import Verdict, fallen, verdict
+from lntrain.training.blocks import block_figures, relabelled_groups
 from lntrain.training.loop import Snapshot
 
 
@@ -50,7 +53,7 @@ def support_scores(found: Tensor, true: Tensor) -> dict[str, Tensor]:
 def evaluate(
     problem: Problem,
     snapshot: Snapshot,
-    reference: Prediction | LassoSolution | Sequence[LassoSolution] | None,
+    reference: Prediction | LassoSolution | GroupLassoSolution | Sequence[LassoSolution] | None,
     penalty: Any = None,
     *,
     average: str = "all",
@@ -59,7 +62,8 @@ def evaluate(
 
     Args:
         problem: what was trained on. snapshot: from `train`.
-        reference: a `predict`ion; or the weighted Lasso, one per replica where penalties differ; or None.
+        reference: a `predict`ion; or the weighted Lasso, one per replica where penalties differ; or a group lasso,
+            against which KKT residual and lambda_ratio are those of blocks; or None.
         penalty: (d,) or (R, d) lambda; by default the reference's.
         average: what lambda_ratio, kkt_residual, l1_norm_mean and distance_compensated are computed from: "all", the
             mean of all steps, or "tail", that of about the second half. Distances, fits and objectives have both.
@@ -83,7 +87,7 @@ def summarise(step: int, columns: Mapping[str, Tensor]) -> dict[str, float]:
 def measure(
     problem: Problem,
     snapshot: Snapshot,
-    reference: Prediction | LassoSolution | Sequence[LassoSolution] | None,
+    reference: Prediction | LassoSolution | GroupLassoSolution | Sequence[LassoSolution] | None,
     penalty: Any = None,
     *,
     average: str = "all",
@@ -103,19 +107,21 @@ def measure(
     tail = mean if snapshot.tail_coef is None else rows(snapshot.tail_coef)
     tail_noise = snapshot.mean_noise if snapshot.tail_noise is None else snapshot.tail_noise
     judged, noise = (mean, snapshot.mean_noise) if average == "all" else (tail, tail_noise)
-    columns["l1_norm_last"], columns["l1_norm_mean"] = last.abs().sum(-1), judged.abs().sum(-1)
+    known, penalty = _opened(reference, penalty)
+    if not isinstance(known, GroupLassoSolution):
+        columns["l1_norm_last"], columns["l1_norm_mean"] = last.abs().sum(-1), judged.abs().sum(-1)
     if problem.coef is not None:
         truth = problem.coef.cpu().double()
         columns["distance_truth_mean"], columns["distance_truth_last"] = distance(mean, truth), distance(last, truth)
-    if reference is None:
+    if known is None:
         return columns
     averages = {"mean": mean, "tail": tail}
-    if isinstance(reference, Prediction):
-        if reference.exponent != 1:
-            fits = _fits(problem, {**averages, "": reference.reference.coef[None]})
-            return columns | _distances(reference.reference.coef, last, averages, fits)
-        reference, penalty = _lasso_of(reference), reference.penalty if penalty is None else penalty
-    lassos = [reference] * len(mean) if isinstance(reference, LassoSolution) else list(reference)
+    if isinstance(known, GroupLassoSolution):
+        return columns | _against_groups(problem, known, last, averages, judged, rows(noise))
+    if isinstance(known, Reference):
+        fits = _fits(problem, {**averages, "": known.coef[None]})
+        return columns | _distances(known.coef, last, averages, fits)
+    lassos = [known] * len(mean) if isinstance(known, LassoSolution) else list(known)
     fell = None
     if snapshot.log_weights is not None and snapshot.earlier_log_weights is not None:
         now, before = rows(snapshot.log_weights), rows(snapshot.earlier_log_weights)
@@ -130,9 +136,15 @@ def _sampled(snapshot: Snapshot, steps: int) -> float:
     return 1.0 / (size * steps) if size and steps and sampling not in ("full", "noisy_rows") else 0.0
 
 
-def _lasso_of(prediction: Prediction) -> LassoSolution:
-    assert isinstance(prediction.reference, LassoSolution)
-    return prediction.reference
+def _opened(reference: Any, penalty: Any) -> tuple[Any, Any]:
+    """The reference in a prediction, and the Lasso's penalty."""
+    if isinstance(reference, Prediction):
+        own = reference.reference
+        penalty = reference.weights if penalty is None and isinstance(own, LassoSolution) else penalty
+        reference = own
+    if penalty is not None and isinstance(reference, GroupLassoSolution):
+        raise ValueError("penalty: a group lasso carries its own, leave it out")
+    return reference, penalty
 
 
 def _fits(problem: Problem, coefs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -149,6 +161,21 @@ def _distances(
     for name, average in averages.items():
         figures |= {f"distance_{name}": distance(average, beta), f"fit_{name}": distance(fits[name], fits[""])}
     return figures
+
+
+def _against_groups(
+    problem: Problem,
+    solution: GroupLassoSolution,
+    last: Tensor,
+    averages: Mapping[str, Tensor],
+    judged: Tensor,
+    noise: Tensor,
+) -> dict[str, Tensor]:
+    """Each row's figures against the group lasso."""
+    fits = _fits(problem, {**averages, "": solution.coef[None]})
+    compensated = distance(judged, relabelled_groups(problem, solution, noise))
+    figures = _distances(solution.coef, last, averages, fits) | {"distance_compensated": compensated}
+    return figures | block_figures(problem, solution, averages, fits, judged, noise)
 
 
 def _support(

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from lntrain import DiagonalLinear, LabelNoiseSGD, Problem, train
+from lntrain import DiagonalLinear, DivergenceError, LabelNoiseSGD, Problem, train
 from lntrain.models.diagonal import WEIGHTS, LogNormalInit
 from lntrain.penalty.formula import step_factor
 
@@ -144,6 +144,79 @@ def test_a_weight_of_zero_has_a_finite_logarithm():
     assert model.log_weights[0].max() < -1400
 
 
+GROUPS = [[0, 3], [4], [2, 1]]
+
+
+def test_a_group_is_a_number_times_a_vector():
+    model = DiagonalLinear(5, groups=GROUPS, init=0.3)
+    assert model.parametrisation == "hadamard"
+    assert bool((model.coef == 0).all())  # every direction is open from here
+    with torch.no_grad():
+        model.u.copy_(_random(3, 0))
+        model.v.copy_(_random(5, 1))
+    u, v = model.weights
+    expected = torch.stack([u[0] * v[0], u[2] * v[1], u[2] * v[2], u[0] * v[3], u[1] * v[4]])
+    torch.testing.assert_close(model.coef, expected, rtol=1e-15, atol=0)
+    sizes = torch.stack([u[[0, 2, 2, 0, 1]].abs(), torch.stack([v[[0, 3]].norm()] * 5)])
+    sizes[1, [1, 2, 4]] = torch.stack([v[[1, 2]].norm(), v[[1, 2]].norm(), v[4].abs()])
+    torch.testing.assert_close(model.log_weights, 2 * sizes.detach().log(), rtol=1e-13, atol=1e-13)
+    by_label = DiagonalLinear(5, groups=torch.tensor([7, 9, 9, 7, 8]), init=0.3)
+    assert torch.equal(by_label.groups, model.groups)
+
+
+def test_a_step_of_a_group_is_u_minus_lr_v_g_and_v_minus_lr_u_g():
+    """Ten steps by hand with the optimiser's own noise, two replicas: u' = u - a lr v.g_g, v' = v - a lr u g_g."""
+    X, y, lr, labels = _random((6, 5), 0), _random(6, 1), 0.02, [0, 2, 2, 0, 1]
+    model = DiagonalLinear(5, groups=GROUPS, init=torch.tensor([[0.3, 0.4, 0.5], [0.6, 0.2, 0.1]]), replicas=2)
+    optimizer = LabelNoiseSGD(model.parameters(), lr=lr, noise=3.0, seed=[4, 9])
+    twin = LabelNoiseSGD(DiagonalLinear(5, groups=GROUPS, replicas=2).parameters(), lr=lr, noise=3.0, seed=[4, 9])
+    u, v = (w.detach().clone() for w in model.weights)
+    for _ in range(10):
+        noisy = twin.perturb(y.expand(2, -1), replicas=True)
+        g = ((u[:, labels] * v) @ X.T - noisy) @ X / 6
+        pulls = torch.zeros_like(u).index_add(1, torch.tensor(labels), v * g)
+        u, v = u - lr * pulls, v - lr * u[:, labels] * g
+        twin.step()
+    *_, last = train(model, optimizer, Problem(X, y), 10)
+    assert last.engine == "torch"
+    torch.testing.assert_close(last.coef, u[:, labels] * v, rtol=1e-11, atol=1e-13)
+
+
+def test_groups_of_one_are_hadamard(problem):
+    def coefs(**options):
+        model = DiagonalLinear(8, init=0.3, **options)
+        optimizer = LabelNoiseSGD(model.parameters(), lr=0.01, noise=1.0, seed=2)
+        return torch.stack([s.coef for s in train(model, optimizer, problem, 50, engine="torch")])
+
+    torch.testing.assert_close(coefs(groups=range(8)), coefs(parametrisation="hadamard"), rtol=1e-12, atol=1e-13)
+
+
+def test_groups_are_kept_in_the_state_and_go_through_resume(problem):
+    model = DiagonalLinear(8, groups=[[0, 1, 2], [3, 4, 5, 6, 7]], init=0.3)
+    other = DiagonalLinear(8, groups=[[7, 6, 5], [3, 4, 0, 1, 2]], init=0.3)
+    optimizer = LabelNoiseSGD(model.parameters(), lr=0.01, noise=1.0)
+    first, last = (s for s in train(model, optimizer, problem, 40, snapshots=[20]) if s.scheduled)
+    other.load_state_dict(first.state_dict()["model"])
+    assert torch.equal(other.coef, first.coef)
+    again = LabelNoiseSGD(other.parameters(), lr=0.01, noise=1.0)
+    *_, resumed = train(other, again, problem, 40, state=first.state_dict())
+    assert torch.equal(resumed.coef, last.coef)
+    assert "groups=2" in repr(model)
+
+
+def test_a_grouped_run_that_diverges_says_so(problem):
+    model = DiagonalLinear(8, groups=[0] * 8, init=1.0)
+    optimizer = LabelNoiseSGD(model.parameters(), lr=5.0, noise=1.0)
+    with pytest.raises(DivergenceError, match="take a smaller lr"):
+        list(train(model, optimizer, problem, 500))
+
+
+def test_the_fused_engine_refuses_groups_by_name(problem):
+    model = DiagonalLinear(8, groups=[0] * 8)
+    with pytest.raises(ValueError, match="the model has groups"):
+        train(model, LabelNoiseSGD(model.parameters(), lr=0.01, noise=1.0), problem, 5, engine="fused")
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -155,10 +228,16 @@ def test_a_weight_of_zero_has_a_finite_logarithm():
         (lambda: DiagonalLinear(3, init=0.0), "init must be finite and not zero"),
         (lambda: DiagonalLinear(3, init=float("nan")), "init must be finite"),
         (lambda: DiagonalLinear(3, init=torch.ones(4)), r"init has shape \(4,\)"),
+        (lambda: DiagonalLinear(3, groups=[[0, 1], [1, 2]]), "column 1 is in groups 0 and 1"),
+        (lambda: DiagonalLinear(3, groups=[[0, 1]]), "groups lack column 2"),
+        (lambda: DiagonalLinear(3, groups=[[0, 1], [5]]), r"groups\[1\]=5"),
+        (lambda: DiagonalLinear(3, groups=[0, 1]), "2 labels for 3 columns"),
+        (lambda: DiagonalLinear(3, groups=[0, 0, 1], parametrisation="square"), "groups need parametrisation"),
+        (lambda: DiagonalLinear(3, groups=[0, 0, 1], depth=3), "depth=3"),
+        (lambda: DiagonalLinear(3, groups=[0, 0, 1], init=torch.ones(3)), r"it must broadcast to \(2,\)"),
         (lambda: DiagonalLinear(3)(torch.ones(2, 4, dtype=F64)), "x has 4 columns"),
         (lambda: DiagonalLinear(3)(torch.ones(2, 3)), "x is torch.float32 and the model torch.float64"),
     ],
-    ids=["name", "depth 1", "deep hadamard", "no columns", "no replicas", "zero", "nan", "shape", "width", "dtype"],
 )
 def test_bad_input_is_one_line_that_names_it(call, says):
     with pytest.raises(ValueError, match=says) as error:

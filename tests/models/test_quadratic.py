@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lntrain import DiagonalLinear, LabelNoiseSGD, quadratic, train, unquadratic
+from lntrain import DiagonalLinear, LabelNoiseSGD, Problem, quadratic, train, unquadratic
 from lntrain.models.diagonal import LogNormalInit
 
 F64 = torch.float64
@@ -334,3 +334,68 @@ def test_a_refusal_changes_nothing():
         quadratic(net, keep=True, where=_is_linear)
     assert all(p is before[n] for n, p in net.named_parameters())
     assert not any(parametrize.is_parametrized(m) for m in net)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("group", ["in", "out", 3, 6, 1])
+@pytest.mark.parametrize("make", [lambda: nn.Linear(6, 4), lambda: nn.Conv1d(2, 4, 3)], ids=["linear", "conv"])
+def test_groups_start_balanced_at_the_weight(make, group, keep):
+    """W = u_g v_g, and u_g^2 - |v_g|^2 = 4 alpha^2 in every group: what a start at W = 0, u = 2 alpha, flows along."""
+    torch.manual_seed(0)
+    layer = make().to(F64)
+    before = layer.weight.detach().clone()
+    quadratic(layer, init=0.3, group=group, keep=keep)
+    torch.testing.assert_close(layer.weight.detach(), before if keep else 0 * before, rtol=1e-14, atol=1e-15)
+    u, v = _factors(layer)
+    cut = v.reshape(4, -1, group) if isinstance(group, int) else v
+    inside = tuple(axis for axis in range(cut.ndim) if u.shape[axis] == 1)
+    assert u.numel() == {"in": layer.weight.shape[1], "out": 4}.get(group, 24 // group if isinstance(group, int) else 0)
+    torch.testing.assert_close(u.square() - cut.square().sum(inside, keepdim=True), torch.full_like(u, 0.36))
+
+
+@pytest.mark.parametrize(
+    ("group", "labels"), [("in", range(6)), ("out", [0] * 6), (2, [0, 0, 1, 1, 2, 2]), (1, range(6))], ids=str
+)
+def test_a_grouped_layer_trains_as_diagonal_linear(group, labels):
+    rng = torch.Generator().manual_seed(0)
+    problem = Problem(torch.randn(9, 6, generator=rng, dtype=F64), torch.randn(9, generator=rng, dtype=F64))
+    layer, model = _linear([0.0] * 6), DiagonalLinear(6, groups=labels, init=0.3)
+    quadratic(layer, init=0.3, group=group)
+    coefs = []
+    for module in (layer, model):
+        optimizer = LabelNoiseSGD(module.parameters(), lr=0.02, noise=1.0, seed=3)
+        *_, last = train(module, optimizer, problem, 30, engine="torch")
+        coefs.append(last.coef)
+    torch.testing.assert_close(*coefs, rtol=1e-11, atol=1e-13)
+    assert coefs[0].abs().max() > 0.01
+
+
+def test_groups_of_a_model_go_through_copies_and_back():
+    net = quadratic(_net(), keep=True, group="in", where=_is_linear)
+    assert "groups=12" in repr(net)
+    whole, state = net(X4).detach(), net.state_dict()
+    twin = copy.deepcopy(net)
+    other = quadratic(_net(), group="in", init=0.7, where=_is_linear)
+    other.load_state_dict(state)
+    for same in (twin, other):
+        torch.testing.assert_close(same(X4), whole)
+    plain = unquadratic(net)
+    torch.testing.assert_close(plain(X4), whole)
+    assert isinstance(plain[3].weight, nn.Parameter)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: quadratic(nn.Linear(6, 4), group="rows"), "group='rows'"),
+        (lambda: quadratic(nn.Linear(6, 4), group=4), "group=4 does not divide the 6 weights of a row"),
+        (lambda: quadratic(nn.Linear(6, 4), group=0), "group=0"),
+        (lambda: quadratic(nn.Linear(6, 4), "bias", group="in"), "needs rows and columns"),
+        (lambda: quadratic(nn.Linear(6, 4), "weight", "difference", group="in"), 'needs parametrisation="hadamard"'),
+        (lambda: quadratic(_linear([1e9, 1e9]).float(), init=1e-9, group=1, keep=True), "init is lost"),
+    ],
+)
+def test_groups_that_a_layer_has_not_are_refused(call, says):
+    with pytest.raises(ValueError, match=says) as error:
+        call()
+    assert "\n" not in str(error.value)
