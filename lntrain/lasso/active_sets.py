@@ -11,6 +11,8 @@ do: for the message of shapes that do not match it compiles half of its strings.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +110,8 @@ def _descend(rows, used, k, basis, factor, labels, penalty, sign, coef, residual
             pull[m] = (n * penalty[used[m]] * sign[used[m]] - _dot(factor[m, :m], pull[:m])) / factor[m, m]
             move[m] = _dot(basis[m], residual) - pull[m]
         _back(factor, k, move)
-        step, leaving = 1.0, np.int64(-1)
+        step: float = 1.0
+        leaving: Any = np.int64(-1)
         for i in range(k):
             if move[i] * sign[used[i]] < 0 and -coef[i] / move[i] < step:
                 step, leaving = max(-coef[i] / move[i], 0.0), i
@@ -133,7 +136,8 @@ def _exchange(rows, used, k, basis, factor, penalty, sign, coef, j, amount):  # 
     for i in range(k):
         rate -= sign[j] * parts[i] * penalty[used[i]] * sign[used[i]]
     way = sign[j] if rate < 0 else -sign[j]
-    step, leaving = np.inf if rate < 0 else abs(amount), np.int64(-1)
+    step: float = np.inf if rate < 0 else abs(amount)
+    leaving: Any = np.int64(-1)
     for i in range(k):
         fall = way * parts[i] * sign[used[i]]
         if fall > DEPENDENT * penalty[j] / penalty[used[i]] and abs(coef[i]) / fall < step:
@@ -215,7 +219,8 @@ def active_set_lasso(rows, labels, change, penalty, positive, start):  # type: i
     sign, norms = np.zeros(d), np.empty(d)
     k = _begin(rows, used, basis, factor, penalty, sign, norms, coef, positive, start)
     residual, blocked = np.empty(n), np.zeros(d, np.bool_)
-    best, stale, entering, passes = np.inf, 0, -1, np.int64(3)
+    best, stale, entering = np.inf, 0, -1
+    passes: Any = np.int64(3)
     _without(rows, used, k, coef, y, residual)
     for _ in range(EVENTS * (room + 1)):
         k, moved = _descend(rows, used, k, basis, factor, y, penalty, sign, coef, residual, passes)
