@@ -3,6 +3,7 @@
 from lntrain._checks import as_float64
 from lntrain._moved import former
 from lntrain.lasso.certificate import GAP, duality_gap, lasso_objective
+from lntrain.lasso.concave import Power, StationaryPoint, stationary_point
 from lntrain.lasso.dual import Reference
 from lntrain.lasso.references import (
     SelfConsistent,
@@ -24,8 +25,10 @@ from lntrain.lasso.solve import (
 __all__ = [
     "GAP",
     "LassoSolution",
+    "Power",
     "Reference",
     "SelfConsistent",
+    "StationaryPoint",
     "as_float64",
     "basis_pursuit",
     "bridge",
@@ -37,6 +40,7 @@ __all__ = [
     "oracle_least_squares",
     "relabelled_lasso",
     "self_consistent_lasso",
+    "stationary_point",
     "weighted_lasso",
     "weighted_lasso_path",
 ]
