@@ -76,6 +76,7 @@ def stationary_point(
     *,
     terms: Sequence[Power] = (),
     start: Any = None,
+    nearest: bool = False,
     positive: bool = False,
 ) -> StationaryPoint:
     """A local minimum of (1/2n)||y - X beta||^2 + sum_j weights_j |beta_j|^q + terms, 0 < q < 1, below `start`.
@@ -87,6 +88,8 @@ def stationary_point(
         X: (n, d), dense or scipy.sparse; columns may be equal. y: (n,). weights: positive, a number or (d,).
         exponent: q. terms: further powers 1 <= p <= 2, such as decay's.
         start: (d,), a run's mean say; None: |beta_j| of the size at which column j alone has the power of y.
+        nearest: the point to which Newton's method goes from `start` on its support, be it a saddle (as where equal
+            columns share a coefficient); if it goes nowhere near, as without.
         positive: impose beta >= 0 (the "square" parametrisation).
 
     Returns:
@@ -117,6 +120,8 @@ def stationary_point(
         coef = of_shape("start", as_float64(start), squares.shape).copy()
         coef = np.maximum(coef, 0.0) if positive else coef
     problem = _Problem(X, y, powers, positive)
+    if nearest and (near := problem.newton(coef, bent=True)) is not None:
+        return problem.point(near)
     for _ in range(1 + len(coef)):
         coef = problem.descend(coef)
         point = problem.point(coef)
@@ -199,24 +204,27 @@ class _Problem:
                 break
         return coef
 
-    def newton(self, coef: Array) -> Array | None:
-        """Newton's method in beta_j / coef_j on the support; None if it leaves the basin or the Hessian bends down."""
-        on, start, begun = coef != 0, coef, self.objective(coef)
+    def newton(self, coef: Array, *, bent: bool = False) -> Array | None:
+        """Newton's method on the support; None if it leaves the basin, or if the Hessian bends down, unless `bent`."""
+        on, begun = coef != 0, self.objective(coef)
+        if not on.any():
+            return coef
         for _ in range(50):
             fit, slope = self.slopes(coef, on)
             if float(np.max(np.abs(fit + slope) / slope)) <= CERTIFIED / 100:
                 break
             scale, hessian = self.hessian(coef, on)
-            if np.linalg.eigvalsh(hessian)[0] <= 0:
+            bends = np.linalg.eigvalsh(hessian)
+            if np.abs(bends).min() <= FLAT or (bends[0] < 0 and not bent):
                 return None
             move = np.linalg.solve(hessian, -(fit + slope) / scale) / scale / np.abs(coef[on])
             if not np.max(np.abs(move)) < 0.5:  # far from the point: not yet
                 return None
             coef = coef.copy()
             coef[on] *= 1 + move
-        rounding = 1e-12 * abs(begun)
-        same = np.array_equal(np.sign(coef), np.sign(start)) and self.objective(coef) <= begun + rounding
-        return coef if same else None
+        else:
+            return None
+        return coef if bent or self.objective(coef) <= begun + 1e-12 * abs(begun) else None
 
     def leave(self, coef: Array) -> Array:
         """From a saddle along its most negative curvature, to where the first coefficient is 0."""

@@ -8,15 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lntrain._checks import real_number
 from lntrain.data.problem import Problem
+from lntrain.lasso.concave import Power, StationaryPoint
 from lntrain.lasso.dual import Reference
 from lntrain.lasso.references import bridge
 from lntrain.lasso.solve import LassoSolution, weighted_lasso
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.labels import Additive, Antithetic, Noise, NoNoise, as_noise
+from lntrain.noise.philox import check_sampling
 from lntrain.optim.sgd import LabelNoiseSGD, noise_of, noise_std
+from lntrain.penalty.adaptive import AdaptiveStep
 from lntrain.penalty.corrections import depth_penalty
 from lntrain.penalty.formula import effective_penalty
+from lntrain.theory.adaptive import ADAPTIVE, adaptive_problem, options_of
 from lntrain.theory.choose import stable_along
 from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.expectation import expect, whole
@@ -24,21 +29,25 @@ from lntrain.theory.expectation import expect, whole
 
 @dataclass(frozen=True)
 class Prediction:
-    """min (1/2n)||y - X beta||^2 + sum_j weights_j |beta_j|^exponent, known before the first step.
+    """min (1/2n)||y - X beta||^2 + sum_j weights_j |beta_j|^exponent + terms, known before the first step.
 
-    weights (d,) float64; exponent 1 at depth 2, 2 - 2/L at depth L; terms: further penalties, none today;
-    reference: its certified solution; bias (d,): of the weights, relative, to first order in the step;
-    stable_lr: the step beyond which training is unstable; notes: one line each.
+    weights (d,) float64; exponent: of SGD 1 at depth 2, 2 - 2/L at depth L, of Adam, AdamW and RMSprop 1 - 1/L;
+    terms: what an adaptive optimiser's decay adds; reference: its certified solution, or, with an exponent below 1,
+    one of its stationary points; bias (d,): of the weights, relative, to first order in the step;
+    memory (d,): what the finite memory of v leaves of the weights at the reference, None for SGD;
+    stable_lr: the step beyond which training is unstable, NaN where not known; notes: one line each.
     """
 
     weights: Tensor
     exponent: float
-    reference: LassoSolution | Reference
+    reference: LassoSolution | Reference | StationaryPoint
     bias: Tensor
     stable_lr: float
     notes: tuple[str, ...] = ()
-    terms: tuple[Any, ...] = ()
+    terms: tuple[Power, ...] = ()
+    memory: Tensor | None = None
     _expect: Any = field(default=None, repr=False, compare=False)
+    _step: AdaptiveStep | None = field(default=None, repr=False, compare=False)
 
     @property
     def penalty(self) -> Tensor:
@@ -47,6 +56,19 @@ class Prediction:
             raise ValueError(f"the penalty is |beta|^{self.exponent:.3g}, no Lasso's: read .weights and .exponent")
         return self.weights
 
+    def powers_at(self, coef: Tensor) -> tuple[Power, ...]:
+        """The penalty that acts near coef (d,), term by term: an adaptive step's memory and bias are taken there."""
+        if self._step is None:
+            return (Power(self.weights, self.exponent),)
+        grown = 1 + self._step.excess(coef) / 2  # of sqrt(v): a decoupled decay is weighed against it
+        kept = self.weights * self._step.memory(coef) * (1 + self._step.bias(coef))
+        further = (Power(p.weights * grown, p.exponent) if p.exponent > 1 else p for p in self.terms)
+        return (Power(kept, self.exponent), *further)
+
+    def hovers(self, coef: Tensor) -> Tensor:
+        """(d,) bool, where coef is no larger than what an adaptive step leaves off the support; else exact zeros."""
+        return coef == 0 if self._step is None else ~self._step.on(coef)
+
     def expected_distance(self, steps: int, *, average: str = "all") -> float:
         """Relative distance to the reference that the mean of so many steps should show.
 
@@ -54,7 +76,7 @@ class Prediction:
             steps: of the whole run. average: "all" (`snapshot.mean_coef`) or "tail" (`snapshot.tail_coef`).
 
         Raises:
-            ValueError: depth above 2, whose way there is not known in closed form.
+            ValueError: an exponent other than 1, whose way there is not known in closed form.
         """
         if self._expect is None:
             raise ValueError(f"no distance is predicted for the penalty |beta|^{self.exponent:.3g}")
@@ -76,11 +98,12 @@ def predict(
 ) -> Prediction:
     """The penalised problem that training will solve; call it before the first step.
 
-    lambda_j = (1/2) a lr V_j + weight_decay / a, V_j = std^2 c_j / b (theory.md section 3).
+    SGD: lambda_j = (1/2) a lr V_j + weight_decay / a, V_j = std^2 c_j / b (theory.md section 3).
+    Adam, AdamW, RMSprop: (L/2) lr std sqrt(c_j / b) |beta_j|^(1 - 1/L) and their decay's term (section 9).
 
     Args:
         model: a DiagonalLinear: its parametrisation, depth and present weights are read.
-        optimizer: LabelNoiseSGD or torch.optim.SGD: its lr, momentum, weight decay and noise are read.
+        optimizer: LabelNoiseSGD, or torch.optim's SGD, Adam, AdamW or RMSprop: its options and noise are read.
         problem: X (n, d), y (n,). noise: of the labels, where the optimizer carries none.
         batch_size, sampling, loss_constant: as for `train`.
 
@@ -98,10 +121,12 @@ def predict(
     >>> bool(torch.equal(prediction.penalty, wished))
     True
 
-    Source: theory.md sections 3, 4 and 6.
+    Source: theory.md sections 3, 4, 6 and 9.
     """
     if not isinstance(model, DiagonalLinear):
         raise ValueError(f"no penalty is predicted for a {type(model).__name__}: give a DiagonalLinear")
+    if type(optimizer) in ADAPTIVE:
+        return _adaptive(model, optimizer, problem, _noise(optimizer, noise), batch_size, sampling, loss_constant)
     group = _group(optimizer)
     labels = _noise(optimizer, noise)
     lr, std = _number("lr", group["lr"], group.get("lr_ratio")), _number("std", labels.std)
@@ -125,8 +150,7 @@ def predict(
     target = whole(problem, reference)
     stable = stable_along(target, dynamics, None)
     notes = [f"lr={lr:g} is above the stable step {stable:.3g}: expect divergence"] if lr > stable else []
-    if labels.schedule is not None:
-        notes.append("the noise has a schedule: the prediction is for its first step")
+    notes += _scheduled(labels)
     bias = dynamics.bias(problem, reference, lr)
     return Prediction(penalty, 1.0, reference, bias, stable, tuple(notes), _expect=(target, dynamics, lr, std))
 
@@ -135,7 +159,8 @@ def _group(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The options of an optimiser whose penalty is known."""
     if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
         raise ValueError(
-            f"no penalty is predicted for {type(optimizer).__name__}: give LabelNoiseSGD or torch.optim.SGD"
+            f"no penalty is predicted for {type(optimizer).__name__}: give LabelNoiseSGD, or torch.optim's SGD, Adam, "
+            "AdamW or RMSprop"
         )
     first, *others = optimizer.param_groups
     names = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize")
@@ -169,6 +194,48 @@ def _number(name: str, value: Any, ratio: Any = None) -> float:
     if isinstance(value, (tuple, list)) or ratio is not None:
         raise ValueError(f"{name} is one a replica: predict one at a time, with a single {name}")
     return float(value)
+
+
+def _scheduled(labels: Any) -> list[str]:
+    return [] if labels.schedule is None else ["the noise has a schedule: the prediction is for its first step"]
+
+
+def _adaptive(
+    model: DiagonalLinear,
+    optimizer: torch.optim.Optimizer,
+    problem: Problem,
+    labels: Any,
+    batch_size: int | None,
+    sampling: str | None,
+    loss_constant: float,
+) -> Prediction:
+    """Adam, AdamW, RMSprop: sum_j kappa_j |beta_j|^(1 - 1/L) + terms."""
+    if isinstance(labels, Antithetic):
+        raise ValueError(f"no penalty is predicted for {type(optimizer).__name__} and antithetic pairs: give iid noise")
+    rows, how = check_sampling(problem.n, batch_size, sampling)
+    found = adaptive_problem(
+        model,
+        problem,
+        options_of(optimizer),
+        std=_number("std", labels.std),
+        rows=rows,
+        drawn=how not in ("full", "noisy_rows"),
+        loss_constant=real_number("loss_constant", loss_constant, positive=True),
+    )
+    step, coef = found.step, found.reference.coef
+    notes = (*found.notes, *_scheduled(labels))
+    return Prediction(
+        step.weights,
+        step.exponent,
+        found.reference,
+        step.bias(coef),
+        torch.nan,
+        notes,
+        found.terms,
+        found.memory,
+        None,
+        step,
+    )
 
 
 def _deeper(model: DiagonalLinear, problem: Problem, dynamics: Dynamics, lr: float, std: float) -> Prediction:

@@ -1,4 +1,4 @@
-"""evaluate(): pure; how far a snapshot is from the Lasso that was predicted."""
+"""evaluate(): pure; how far a snapshot is from the problem that was predicted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lntrain.data.problem import Problem
 from lntrain.lasso.certificate import products
+from lntrain.lasso.concave import StationaryPoint, stationary_point
 from lntrain.lasso.solve import LassoSolution, relabelled_lasso
 from lntrain.theory.prediction import Prediction
 from lntrain.theory.support import Verdict, fallen, verdict
@@ -56,6 +57,10 @@ def evaluate(
     average: str = "all",
 ) -> dict[str, float]:
     """Every reported figure of a snapshot, as theory.md section 8 defines it.
+
+    A prediction with an exponent below 1 (Adam and the like) has many stationary points: distances are to the one
+    nearest to the run's own mean (at_minimum: 0 for a saddle); kkt_residual and penalty_ratio hold on its support,
+    and nothing is said of l1.
 
     Args:
         problem: what was trained on. snapshot: from `train`.
@@ -103,13 +108,15 @@ def measure(
     tail = mean if snapshot.tail_coef is None else rows(snapshot.tail_coef)
     tail_noise = snapshot.mean_noise if snapshot.tail_noise is None else snapshot.tail_noise
     judged, noise = (mean, snapshot.mean_noise) if average == "all" else (tail, tail_noise)
+    averages = {"mean": mean, "tail": tail}
+    if isinstance(reference, Prediction) and isinstance(reference.reference, StationaryPoint):
+        return (
+            columns | _truth(problem, mean, last) | _stationary(problem, reference, last, averages, judged, rows(noise))
+        )
     columns["l1_norm_last"], columns["l1_norm_mean"] = last.abs().sum(-1), judged.abs().sum(-1)
-    if problem.coef is not None:
-        truth = problem.coef.cpu().double()
-        columns["distance_truth_mean"], columns["distance_truth_last"] = distance(mean, truth), distance(last, truth)
+    columns |= _truth(problem, mean, last)
     if reference is None:
         return columns
-    averages = {"mean": mean, "tail": tail}
     if isinstance(reference, Prediction):
         if reference.exponent != 1:
             fits = _fits(problem, {**averages, "": reference.reference.coef[None]})
@@ -122,6 +129,14 @@ def measure(
         fell = fallen(now, before, snapshot.step, snapshot.earlier_step)
     sampled = _sampled(snapshot, snapshot.step - snapshot.earlier_step * (average == "tail"))
     return columns | _against(problem, lassos, penalty, last, averages, judged, rows(noise), fell, sampled)
+
+
+def _truth(problem: Problem, mean: Tensor, last: Tensor) -> dict[str, Tensor]:
+    """Distances to the coefficients that made the labels, where these are known."""
+    if problem.coef is None:
+        return {}
+    truth = problem.coef.cpu().double()
+    return {"distance_truth_mean": distance(mean, truth), "distance_truth_last": distance(last, truth)}
 
 
 def _sampled(snapshot: Snapshot, steps: int) -> float:
@@ -149,6 +164,42 @@ def _distances(
     for name, average in averages.items():
         figures |= {f"distance_{name}": distance(average, beta), f"fit_{name}": distance(fits[name], fits[""])}
     return figures
+
+
+def _stationary(
+    problem: Problem,
+    prediction: Prediction,
+    last: Tensor,
+    averages: Mapping[str, Tensor],
+    judged: Tensor,
+    noise: Tensor,
+) -> dict[str, Tensor]:
+    """Each row's figures against the stationary point nearest to its mean, under the penalty that acts there."""
+    X, y, n = problem.design.array, problem.y.detach().cpu().double(), problem.n
+    assert isinstance(prediction.reference, StationaryPoint)
+    points, compensated, balance, least = list[Tensor](), list[Tensor](), list[Tensor](), list[float]()
+    for mean, shift in zip(judged, noise, strict=True):
+        powers = prediction.powers_at(mean)
+        start = torch.where(prediction.hovers(mean), 0.0, mean)
+        first, positive = powers[0], prediction.reference.positive
+        options: dict[str, Any] = {"terms": powers[1:], "start": start, "nearest": True, "positive": positive}
+        near, own = (stationary_point(X, z, first.weights, first.exponent, **options) for z in (y, y + shift))
+        points.append(near.coef)
+        compensated.append(own.coef)
+        least.append(float(own.minimum))
+        gradient = torch.from_numpy(X.T @ (X @ mean.numpy() - (y + shift).numpy())) / n
+        slope = torch.stack([power.slope(mean) for power in powers]).sum(0)
+        balance.append(torch.where(own.support, -torch.sign(mean) * gradient / slope, torch.nan))
+    beta, ratio = torch.stack(points), torch.stack(balance)
+    fits = _fits(problem, {**averages, "": beta})
+    return _distances(beta, last, averages, fits) | {
+        "distance_compensated": distance(judged, torch.stack(compensated)),
+        "distance_predicted": distance(judged, prediction.reference.coef),
+        "kkt_residual": (ratio - 1).abs().nan_to_num(0.0).amax(-1),
+        "penalty_ratio": ratio.nanmean(-1).nan_to_num(0.0),
+        "support_size": (~ratio.isnan()).sum(-1).double(),
+        "at_minimum": torch.tensor(least, dtype=torch.float64),
+    }
 
 
 def _support(

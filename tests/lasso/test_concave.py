@@ -106,6 +106,12 @@ def test_a_saddle_is_left():
     found = stationary_point([[1.0, 1.0]], [2.0], 0.1, 0.5, start=[half, half])
     assert sorted(found.coef.tolist()) == pytest.approx([0, float(stationary_point([[1.0]], [2.0], 0.1, 0.5).coef)])
     assert found.minimum
+    near = stationary_point([[1.0, 1.0]], [2.0], 0.1, 0.5, start=[1.1 * half, 0.9 * half], nearest=True)
+    assert near.coef.tolist() == pytest.approx([half, half])
+    assert not near.minimum
+    assert near.residual <= 1e-8
+    far = stationary_point([[1.0, 1.0]], [2.0], 0.1, 0.5, start=[100.0, 1e-9], nearest=True)
+    assert far.minimum
 
 
 def test_a_start_counts_and_its_zeros_stay():
