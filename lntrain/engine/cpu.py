@@ -37,7 +37,6 @@ from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.labels import Antithetic
 from lntrain.noise.philox import SAMPLINGS
 from lntrain.noise.schedules import factors
-from lntrain.optim.sgd import noise_std
 
 SEGMENT = 1024 * BLOCK  # steps a compiled call makes under a schedule: bounds its memory
 
@@ -65,7 +64,7 @@ def _segment(run: Run, X: Any, stop: int, path: Path, shared: int) -> None:
     rates = (float(lr) * step_factors(run.lr_schedule, run.step, count, "lr_schedule")).astype(dtype)
     noise: Any = run.noise
     levels = step_factors(None if noise.schedule is None else noise.factor, run.noise_step, count, "noise.schedule")
-    stds, ratios = (np.broadcast_to(v, len(states)) for v in (noise_std(run.optimizer), group.get("lr_ratio", 1.0)))
+    stds, ratios = (np.broadcast_to(v, len(states)) for v in (run.std, group.get("lr_ratio", 1.0)))
     y = _padded(run.y.detach().numpy())
 
     rules = [_rule(run, float(ratio)) for ratio in ratios]

@@ -17,7 +17,6 @@ from torch import Tensor
 from lntrain.engine import cpu
 from lntrain.engine.state import BLOCK, Run
 from lntrain.models.diagonal import DiagonalLinear
-from lntrain.optim.sgd import noise_std
 
 WARM_UP = 3  # steps before a capture, as torch asks, on another stream
 COEF: dict[str, Callable[..., Tensor]] = {  # beta of (depth L, weights)
@@ -87,7 +86,7 @@ class DeviceSteps:
         """The draws of the next `count` steps, at most a block."""
         run, noise = self.run, self.run.noise
         schedule: Any = None if noise.schedule is None else noise.factor  # type: ignore[union-attr]
-        stds = np.broadcast_to(noise_std(run.optimizer), self.std.shape[1])
+        stds = np.broadcast_to(run.std, self.std.shape[1])
         levels = cpu.step_factors(schedule, run.noise_step, count, "noise.schedule")[:count, None] * stds
         self.std[:count].copy_(torch.from_numpy(levels)[..., None])
         if stds.any():

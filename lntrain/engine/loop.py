@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lntrain.engine.state import BLOCK, Run
+from lntrain.noise.labels import Draw
 from lntrain.noise.schedules import factor_at
 from lntrain.optim.sgd import LabelNoiseSGD
 
@@ -62,6 +63,8 @@ def _noisy_batch(run: Run, X: Tensor, rows: Tensor | None) -> tuple[Tensor, Tens
 
 
 def _perturb(run: Run, targets: Tensor, many: bool) -> Tensor:
+    if run.label_noise is not None:
+        return run.label_noise.perturb(targets, Draw(run.keys(), run.step))
     if isinstance(run.optimizer, LabelNoiseSGD):
         return run.optimizer.perturb(targets, replicas=many)
     return targets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lntrain.noise.labels import Noise
+from lntrain._checks import whole_number
+from lntrain.noise.labels import Additive, Antithetic, Noise, Std, as_noise
 from lntrain.noise.philox import sampled_rows
 from lntrain.noise.schedules import Schedule
-from lntrain.optim.sgd import LabelNoiseSGD, noise_of
+from lntrain.optim.sgd import LabelNoiseSGD, noise_of, noise_std, stream_keys
 
 BLOCK = 256  # steps a partial sum holds; blocks start at multiples of it, so that a resume adds in the same order
 
@@ -32,6 +34,8 @@ class Run:
     sampling: str
     loss_constant: float
     lr_schedule: Schedule | None = None
+    label_noise: Noise | None = None  # given to `train`: the optimiser carries none, and run.step counts its draws
+    seed: int | Sequence[int] = 0  # of label_noise and of drawn rows, where the optimiser carries none
     step: int = 0
     base_lr: list[float] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -51,12 +55,34 @@ class Run:
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """A hash of the training data; of a large X only some 10,000 numbers are hashed."""
+        """A hash of the training data, and noise given to `train`; of a large X only some 10,000 numbers are hashed."""
         X = (self.X if self.X.layout == torch.strided else self.X.values()).detach().reshape(-1)
         digest = hashlib.sha256(str((tuple(self.X.shape), len(X))).encode())
         for part in (X[:: max(1, len(X) // 10_000)], self.y.detach()):
             digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())  # of any dtype
-        return {"dtype": str(self.X.dtype), "problem": digest.hexdigest()[:16]}
+        own = isinstance(self.optimizer, LabelNoiseSGD)  # whose state holds its noise
+        noise = {} if own else {"noise": f"{type(self.noise).__name__}(std={self.std})", "seed": str(self.seed)}
+        return {"dtype": str(self.X.dtype), "problem": digest.hexdigest()[:16], **noise}
+
+    def carry(self, noise: Noise | float | None, seed: int | Sequence[int] | None) -> None:
+        """Noise of the labels, and the seed of it and of drawn rows, for an optimiser that carries none.
+
+        Raises:
+            ValueError: the optimiser carries its own; noise that is not added to numbers; not one for each replica.
+        """
+        if isinstance(self.optimizer, LabelNoiseSGD):
+            raise ValueError(f"noise={noise}, seed={seed}: a LabelNoiseSGD carries its own, give them to it alone")
+        if seed is not None:
+            many = isinstance(seed, Sequence) and not isinstance(seed, str)
+            self.seed = [whole_number("seed", s) for s in seed] if many else whole_number("seed", seed)  # type: ignore
+        self.keys()  # a seed for each replica, or an error
+        if noise is None:
+            return
+        self.label_noise = as_noise(noise)
+        if not isinstance(self.label_noise, (Additive, Antithetic)):
+            raise ValueError(f"noise={noise}: labels need numbers added, give a std, GaussianNoise or RademacherNoise")
+        if isinstance(self.std, tuple) and len(self.std) != self.replicas:
+            raise ValueError(f"std holds {len(self.std)} values: the model has {self.replicas or 'no'} replicas")
 
     @property
     def replicas(self) -> int | None:
@@ -73,13 +99,22 @@ class Run:
 
     @property
     def noise(self) -> Noise:
-        """The noise that the optimiser carries."""
-        return noise_of(self.optimizer)
+        """The noise given to `train`, or that the optimiser carries."""
+        return noise_of(self.optimizer) if self.label_noise is None else self.label_noise
+
+    @property
+    def std(self) -> Std:
+        """The noise's present standard deviation, without its schedule."""
+        return self.noise.std if self.label_noise is not None else noise_std(self.optimizer)
 
     @property
     def noise_step(self) -> int:
-        """The optimiser's own count of steps, by which rows and noise are drawn."""
-        return int(self.optimizer.param_groups[0].get("noise_step", self.step))
+        """The optimiser's own count of steps, by which rows and noise are drawn; with noise given to `train`, its."""
+        return (
+            self.step
+            if self.label_noise is not None
+            else int(self.optimizer.param_groups[0].get("noise_step", self.step))
+        )
 
     @property
     def period(self) -> int:
@@ -95,7 +130,7 @@ class Run:
         """(seed, stream) of each replica."""
         if isinstance(self.optimizer, LabelNoiseSGD):
             return self.optimizer.keys(self.replicas)
-        return tuple((0, r) for r in range(self.replicas or 1))
+        return stream_keys(self.seed, 0, self.replicas)
 
     def rows(self, count: int) -> NDArray[np.int64] | None:
         """The rows of the next `count` steps, (R or 1, count, b); None for whole batches."""

@@ -3,6 +3,7 @@
 from lntrain._checks import as_float64
 from lntrain._moved import former
 from lntrain.lasso.certificate import GAP, duality_gap, lasso_objective
+from lntrain.lasso.concave import Power, StationaryPoint, stationary_point
 from lntrain.lasso.dual import Reference
 from lntrain.lasso.groups import GroupLassoSolution, group_duality_gap, group_lasso
 from lntrain.lasso.references import (
@@ -26,8 +27,10 @@ __all__ = [
     "GAP",
     "GroupLassoSolution",
     "LassoSolution",
+    "Power",
     "Reference",
     "SelfConsistent",
+    "StationaryPoint",
     "as_float64",
     "basis_pursuit",
     "bridge",
@@ -41,6 +44,7 @@ __all__ = [
     "oracle_least_squares",
     "relabelled_lasso",
     "self_consistent_lasso",
+    "stationary_point",
     "weighted_lasso",
     "weighted_lasso_path",
 ]

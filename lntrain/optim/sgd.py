@@ -30,6 +30,16 @@ def rank_of(noise: Noise, rank: int | None) -> int:
     return rank or 0
 
 
+def stream_keys(seed: int | Sequence[int], rank: int, replicas: int | None) -> tuple[tuple[int, int], ...]:
+    """(seed, stream) of each replica: stream rank * R + r for a single seed, stream `rank` for a seed each."""
+    count = replicas or 1
+    if isinstance(seed, int):
+        return tuple((seed, rank * count + r) for r in range(count))
+    if len(seed) != count:
+        raise ValueError(f"seed holds {len(seed)} values: the model has {count} replica(s)")
+    return tuple((s, rank) for s in seed)
+
+
 def _unguarded(method: Callable[..., Any]) -> Any:
     """`method` without torch's compiler guard while the compiler is not loaded: importing it takes a second."""
 
@@ -152,15 +162,7 @@ class LabelNoiseSGD(torch.optim.SGD):
         seed = self.param_groups[0]["seed"]
         if isinstance(self.rank, Sequence):
             return tuple(zip(seed, self.rank, strict=True))
-        rank = rank_of(self.noise, self.rank)
-        if replicas is None and isinstance(seed, int):
-            return ((seed, rank),)
-        count = replicas or 1
-        if isinstance(seed, int):
-            return tuple((seed, rank * count + r) for r in range(count))
-        if len(seed) != count:
-            raise ValueError(f"seed holds {len(seed)} values: the model has {count} replica(s)")
-        return tuple((s, rank) for s in seed)
+        return stream_keys(seed, rank_of(self.noise, self.rank), replicas)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's; a step that GradScaler dropped is noticed here."""

@@ -8,17 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lntrain._checks import real_number
 from lntrain.data.problem import Problem
+from lntrain.lasso.concave import Power, StationaryPoint
 from lntrain.lasso.dual import Reference
 from lntrain.lasso.groups import GroupLassoSolution, group_lasso
 from lntrain.lasso.references import bridge
 from lntrain.lasso.solve import LassoSolution, weighted_lasso
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.labels import Additive, Antithetic, Noise, NoNoise, as_noise
+from lntrain.noise.philox import check_sampling
 from lntrain.optim.sgd import LabelNoiseSGD, noise_of, noise_std
+from lntrain.penalty.adaptive import AdaptiveStep
 from lntrain.penalty.corrections import depth_penalty
 from lntrain.penalty.formula import effective_penalty
 from lntrain.penalty.groups import group_penalty
+from lntrain.theory.adaptive import ADAPTIVE, adaptive_problem, options_of
 from lntrain.theory.choose import stable_along
 from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.expectation import expect, whole
@@ -27,22 +32,26 @@ from lntrain.theory.groups import iid_note, stable_group_lr
 
 @dataclass(frozen=True)
 class Prediction:
-    """min (1/2n)||y - X beta||^2 + sum_j weights_j |beta_j|^exponent, known before the first step.
+    """min (1/2n)||y - X beta||^2 + sum_j weights_j |beta_j|^exponent + terms, known before the first step.
 
     With groups sum_g weights_g ||K_g^(1/2) beta_g||, weights (G,), K_g the reference's metric, bias unknown: NaN.
-    weights (d,) float64; exponent 1 at depth 2, 2 - 2/L at depth L; terms: further penalties, none today;
-    reference: its certified solution; bias (d,): of the weights, relative, to first order in the step;
-    stable_lr: the step beyond which training is unstable; notes: one line each.
+    weights (d,) float64; exponent: of SGD 1 at depth 2, 2 - 2/L at depth L, of Adam, AdamW and RMSprop 1 - 1/L;
+    terms: what an adaptive optimiser's decay adds; reference: its certified solution, or, with an exponent below 1,
+    one of its stationary points; bias (d,): of the weights, relative, to first order in the step;
+    memory (d,): what the finite memory of v leaves of the weights at the reference, None for SGD;
+    stable_lr: the step beyond which training is unstable, NaN where not known; notes: one line each.
     """
 
     weights: Tensor
     exponent: float
-    reference: LassoSolution | GroupLassoSolution | Reference
+    reference: LassoSolution | GroupLassoSolution | Reference | StationaryPoint
     bias: Tensor
     stable_lr: float
     notes: tuple[str, ...] = ()
-    terms: tuple[Any, ...] = ()
+    terms: tuple[Power, ...] = ()
+    memory: Tensor | None = None
     _expect: Any = field(default=None, repr=False, compare=False)
+    _step: AdaptiveStep | None = field(default=None, repr=False, compare=False)
 
     @property
     def penalty(self) -> Tensor:
@@ -51,6 +60,19 @@ class Prediction:
             raise ValueError(f"the penalty is {self._form}, no Lasso's: read .weights, .exponent and .reference")
         return self.weights
 
+    def powers_at(self, coef: Tensor) -> tuple[Power, ...]:
+        """The penalty that acts near coef (d,), term by term: an adaptive step's memory and bias are taken there."""
+        if self._step is None:
+            return (Power(self.weights, self.exponent),)
+        grown = 1 + self._step.excess(coef) / 2  # of sqrt(v): a decoupled decay is weighed against it
+        kept = self.weights * self._step.memory(coef) * (1 + self._step.bias(coef))
+        further = (Power(p.weights * grown, p.exponent) if p.exponent > 1 else p for p in self.terms)
+        return (Power(kept, self.exponent), *further)
+
+    def hovers(self, coef: Tensor) -> Tensor:
+        """(d,) bool, where coef is no larger than what an adaptive step leaves off the support; else exact zeros."""
+        return coef == 0 if self._step is None else ~self._step.on(coef)
+
     def expected_distance(self, steps: int, *, average: str = "all") -> float:
         """Relative distance to the reference that the mean of so many steps should show.
 
@@ -58,7 +80,7 @@ class Prediction:
             steps: of the whole run. average: "all" (`snapshot.mean_coef`) or "tail" (`snapshot.tail_coef`).
 
         Raises:
-            ValueError: depth above 2, or groups, whose way there is not known in closed form.
+            ValueError: an exponent other than 1, or groups, whose way there is not known in closed form.
         """
         if self._expect is None:
             raise ValueError(f"no distance is predicted for the penalty {self._form}")
@@ -84,12 +106,13 @@ def predict(
 ) -> Prediction:
     """The penalised problem that training will solve; call it before the first step.
 
-    lambda_j = (1/2) a lr V_j + weight_decay / a, V_j = std^2 c_j / b (theory.md section 3). With groups
-    the group lasso of `group_penalty`.
+    SGD: lambda_j = (1/2) a lr V_j + weight_decay / a, V_j = std^2 c_j / b (theory.md section 3); with groups
+    `group_penalty`'s group lasso (section 10).
+    Adam, AdamW, RMSprop: (L/2) lr std sqrt(c_j / b) |beta_j|^(1 - 1/L) and their decay's term (section 9).
 
     Args:
         model: a DiagonalLinear: its parametrisation, depth, groups and present weights are read.
-        optimizer: LabelNoiseSGD or torch.optim.SGD: its lr, momentum, weight decay and noise are read.
+        optimizer: LabelNoiseSGD, or torch.optim's SGD, Adam, AdamW or RMSprop: its options and noise are read.
         problem: X (n, d), y (n,). noise: of the labels, where the optimizer carries none.
         batch_size, sampling, loss_constant: as for `train`.
 
@@ -107,10 +130,14 @@ def predict(
     >>> bool(torch.equal(prediction.penalty, wished))
     True
 
-    Source: theory.md sections 3, 4, 6 and Groups.
+    Source: theory.md sections 3, 4, 6, 9 and 10.
     """
     if not isinstance(model, DiagonalLinear):
         raise ValueError(f"no penalty is predicted for a {type(model).__name__}: give a DiagonalLinear")
+    if type(optimizer) in ADAPTIVE:
+        if model.groups is not None:
+            raise ValueError(f"no penalty is predicted for {type(optimizer).__name__} and groups: give SGD")
+        return _adaptive(model, optimizer, problem, _noise(optimizer, noise), batch_size, sampling, loss_constant)
     group = _group(optimizer)
     labels = _noise(optimizer, noise)
     lr, std = _number("lr", group["lr"], group.get("lr_ratio")), _number("std", labels.std)
@@ -128,28 +155,29 @@ def predict(
         init=float((model.log_weights.mean() / 2).exp()),
     )
     if model.groups is not None:
-        return _grouped(model.groups, problem, dynamics, lr, std, labels.schedule is not None)
+        return _grouped(model.groups, problem, dynamics, lr, std, labels)
     if model.depth > 2:
         return _deeper(model, problem, dynamics, lr, std)
     penalty = effective_penalty(problem, lr=lr, std=std, **dynamics.penalty_options())
     reference = weighted_lasso(problem.design.array, problem.y, penalty, positive=model.parametrisation == "square")
     target = whole(problem, reference)
     stable = stable_along(target, dynamics, None)
-    notes = _notes(lr, stable, labels.schedule is not None)
+    notes = _notes(lr, stable, labels)
     bias = dynamics.bias(problem, reference, lr)
     return Prediction(penalty, 1.0, reference, bias, stable, tuple(notes), _expect=(target, dynamics, lr, std))
 
 
-def _notes(lr: float, stable: float, scheduled: bool) -> list[str]:
+def _notes(lr: float, stable: float, labels: Any) -> list[str]:
     notes = [f"lr={lr:g} is above the stable step {stable:.3g}: expect divergence"] if lr > stable else []
-    return notes + ["the noise has a schedule: the prediction is for its first step"] * scheduled
+    return notes + _scheduled(labels)
 
 
 def _group(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The options of an optimiser whose penalty is known."""
     if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
         raise ValueError(
-            f"no penalty is predicted for {type(optimizer).__name__}: give LabelNoiseSGD or torch.optim.SGD"
+            f"no penalty is predicted for {type(optimizer).__name__}: give LabelNoiseSGD, or torch.optim's SGD, Adam, "
+            "AdamW or RMSprop"
         )
     first, *others = optimizer.param_groups
     names = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "maximize")
@@ -185,16 +213,14 @@ def _number(name: str, value: Any, ratio: Any = None) -> float:
     return float(value)
 
 
-def _grouped(
-    groups: Tensor, problem: Problem, dynamics: Dynamics, lr: float, std: float, scheduled: bool
-) -> Prediction:
+def _grouped(groups: Tensor, problem: Problem, dynamics: Dynamics, lr: float, std: float, labels: Any) -> Prediction:
     """Groups: sum_g weights_g ||K_g^(1/2) beta_g||."""
     options = dynamics.penalty_options()
     del options["parametrisation"]
     penalty = group_penalty(problem, groups, lr=lr, std=std, **options)
     reference = group_lasso(problem.design.array, problem.y, penalty.weights, groups, metric=penalty.metric)
     stable = stable_group_lr(problem, reference, dynamics)
-    notes = _notes(lr, stable, scheduled)
+    notes = _notes(lr, stable, labels)
     notes.append("exact as lr goes to 0: the first order in lr is not known for groups")
     if not dynamics.reads_all(problem.n):
         notes.append("what drawing rows adds, about (residuals / std)^2 of the weights, is left out")
@@ -202,6 +228,48 @@ def _grouped(
         notes += iid_note(problem, reference)
     nothing = torch.full_like(penalty.weights, torch.nan)
     return Prediction(penalty.weights, 1.0, reference, nothing, stable, tuple(notes))
+
+
+def _scheduled(labels: Any) -> list[str]:
+    return [] if labels.schedule is None else ["the noise has a schedule: the prediction is for its first step"]
+
+
+def _adaptive(
+    model: DiagonalLinear,
+    optimizer: torch.optim.Optimizer,
+    problem: Problem,
+    labels: Any,
+    batch_size: int | None,
+    sampling: str | None,
+    loss_constant: float,
+) -> Prediction:
+    """Adam, AdamW, RMSprop: sum_j kappa_j |beta_j|^(1 - 1/L) + terms."""
+    if isinstance(labels, Antithetic):
+        raise ValueError(f"no penalty is predicted for {type(optimizer).__name__} and antithetic pairs: give iid noise")
+    rows, how = check_sampling(problem.n, batch_size, sampling)
+    found = adaptive_problem(
+        model,
+        problem,
+        options_of(optimizer),
+        std=_number("std", labels.std),
+        rows=rows,
+        drawn=how not in ("full", "noisy_rows"),
+        loss_constant=real_number("loss_constant", loss_constant, positive=True),
+    )
+    step, coef = found.step, found.reference.coef
+    notes = (*found.notes, *_scheduled(labels))
+    return Prediction(
+        step.weights,
+        step.exponent,
+        found.reference,
+        step.bias(coef),
+        torch.nan,
+        notes,
+        found.terms,
+        found.memory,
+        None,
+        step,
+    )
 
 
 def _deeper(model: DiagonalLinear, problem: Problem, dynamics: Dynamics, lr: float, std: float) -> Prediction:

@@ -1,4 +1,4 @@
-"""evaluate(): pure; how far a snapshot is from the Lasso that was predicted."""
+"""evaluate(): pure; how far a snapshot is from the problem that was predicted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lntrain.data.problem import Problem
 from lntrain.lasso.certificate import products
+from lntrain.lasso.concave import StationaryPoint
 from lntrain.lasso.dual import Reference
 from lntrain.lasso.groups import GroupLassoSolution
 from lntrain.lasso.solve import LassoSolution, relabelled_lasso
@@ -18,6 +19,7 @@ from lntrain.theory.prediction import Prediction
 from lntrain.theory.support import Verdict, fallen, verdict
 from lntrain.training.blocks import block_figures, relabelled_groups
 from lntrain.training.loop import Snapshot
+from lntrain.training.stationary import stationary_figures
 
 
 def distance(coef: Tensor, reference: Tensor) -> Tensor:
@@ -59,6 +61,10 @@ def evaluate(
     average: str = "all",
 ) -> dict[str, float]:
     """Every reported figure of a snapshot, as theory.md section 8 defines it.
+
+    A prediction with an exponent below 1 (Adam and the like) has many stationary points: distances are to the one
+    nearest to the run's own mean (at_minimum: 0 for a saddle); kkt_residual and penalty_ratio hold on its support,
+    and nothing is said of l1.
 
     Args:
         problem: what was trained on. snapshot: from `train`.
@@ -108,14 +114,16 @@ def measure(
     tail_noise = snapshot.mean_noise if snapshot.tail_noise is None else snapshot.tail_noise
     judged, noise = (mean, snapshot.mean_noise) if average == "all" else (tail, tail_noise)
     known, penalty = _opened(reference, penalty)
-    if not isinstance(known, GroupLassoSolution):
+    if not isinstance(known, (GroupLassoSolution, StationaryPoint)):
         columns["l1_norm_last"], columns["l1_norm_mean"] = last.abs().sum(-1), judged.abs().sum(-1)
-    if problem.coef is not None:
-        truth = problem.coef.cpu().double()
-        columns["distance_truth_mean"], columns["distance_truth_last"] = distance(mean, truth), distance(last, truth)
+    columns |= _truth(problem, mean, last)
     if known is None:
         return columns
     averages = {"mean": mean, "tail": tail}
+    if isinstance(known, StationaryPoint):
+        if not isinstance(reference, Prediction):
+            raise ValueError("reference: a stationary point alone says not which penalty acts, give the prediction")
+        return columns | _near_stationary(problem, reference, last, averages, judged, rows(noise))
     if isinstance(known, GroupLassoSolution):
         return columns | _against_groups(problem, known, last, averages, judged, rows(noise))
     if isinstance(known, Reference):
@@ -128,6 +136,14 @@ def measure(
         fell = fallen(now, before, snapshot.step, snapshot.earlier_step)
     sampled = _sampled(snapshot, snapshot.step - snapshot.earlier_step * (average == "tail"))
     return columns | _against(problem, lassos, penalty, last, averages, judged, rows(noise), fell, sampled)
+
+
+def _truth(problem: Problem, mean: Tensor, last: Tensor) -> dict[str, Tensor]:
+    """Distances to the coefficients that made the labels, where these are known."""
+    if problem.coef is None:
+        return {}
+    truth = problem.coef.cpu().double()
+    return {"distance_truth_mean": distance(mean, truth), "distance_truth_last": distance(last, truth)}
 
 
 def _sampled(snapshot: Snapshot, steps: int) -> float:
@@ -176,6 +192,22 @@ def _against_groups(
     compensated = distance(judged, relabelled_groups(problem, solution, noise))
     figures = _distances(solution.coef, last, averages, fits) | {"distance_compensated": compensated}
     return figures | block_figures(problem, solution, averages, fits, judged, noise)
+
+
+def _near_stationary(
+    problem: Problem,
+    prediction: Prediction,
+    last: Tensor,
+    averages: Mapping[str, Tensor],
+    judged: Tensor,
+    noise: Tensor,
+) -> dict[str, Tensor]:
+    """Each row's figures against the stationary point nearest to its mean."""
+    near, compensated, figures = stationary_figures(problem, prediction, judged, noise)
+    figures |= _distances(near, last, averages, _fits(problem, {**averages, "": near}))
+    figures["distance_compensated"] = distance(judged, compensated)
+    figures["distance_predicted"] = distance(judged, prediction.reference.coef)
+    return figures
 
 
 def _support(

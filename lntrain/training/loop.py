@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,9 @@ from lntrain.data.problem import Problem
 from lntrain.engine import choose
 from lntrain.engine.state import BLOCK, Run
 from lntrain.models.diagonal import DiagonalLinear
-from lntrain.noise.labels import LabelFlips
+from lntrain.noise.labels import LabelFlips, Noise
 from lntrain.noise.philox import check_sampling
 from lntrain.noise.schedules import Schedule
-from lntrain.optim.sgd import noise_std
 from lntrain.training.divergence import divergence_bound, leave_diverged, loss_of
 from lntrain.training.points import POINTS_PER_OCTAVE, log_spaced
 
@@ -67,6 +66,8 @@ def train(
     problem: Problem,
     steps: int,
     *,
+    noise: Noise | float | None = None,
+    seed: int | Sequence[int] | None = None,
     batch_size: int | None = None,
     sampling: str | None = None,
     loss_constant: float = 0.5,
@@ -80,9 +81,11 @@ def train(
 
     Args:
         model: a DiagonalLinear, or any nn.Module on the torch path.
-        optimizer: LabelNoiseSGD, or any torch optimiser (then without noise).
+        optimizer: LabelNoiseSGD, or any torch optimiser.
         problem: X (n, d), dense or CSR, y (n,), in the model's dtype.
         steps: the last step, counted from the run's beginning also when resuming from `state`.
+        noise, seed: what is added to the labels at each step, and the seed of it and of drawn rows (0), one or one a
+            replica, for an optimiser that carries none: the numbers that a LabelNoiseSGD of this noise draws.
         batch_size: rows per step, None for all. sampling: "full", "replacement" (the default with a
             batch_size), "without", "shuffle" (epochs) or "noisy_rows" (full gradient, noise on b labels).
         loss_constant: 0.5 is half the mean square, 0.25 the paper's.
@@ -107,6 +110,8 @@ def train(
     """
     # Checked here, at the call, not at the first `next`: hence a plain function around the generator.
     run = _begin(model, optimizer, problem, batch_size, sampling, loss_constant, lr_schedule)
+    if noise is not None or seed is not None:
+        run.carry(noise, seed)
     steps = whole_number("steps", steps, 1)
     if diverged not in ("stop", "keep") or (diverged == "keep" and run.replicas is None):
         raise ValueError(f'diverged={diverged!r}: give "stop", or "keep" for a model with replicas')
@@ -170,7 +175,7 @@ def _advance(
 ) -> Iterator[Snapshot]:
     halves = {s // 2 // run.period * run.period for s in scheduled}
     stops = sorted(s for s in scheduled | halves | {steps} if s > run.step)
-    bound = divergence_bound(loss_of(run), run.y, noise_std(run.optimizer), run.loss_constant)
+    bound = divergence_bound(loss_of(run), run.y, run.std, run.loss_constant)
     if keep:
         leave_diverged(run, problem, bound, keep=True)  # those of a state that is resumed
     chunk, beat, pause = 256, time.monotonic(), HEARTBEAT
@@ -226,7 +231,7 @@ def _snapshot(run: Run, engine: str, *, scheduled: bool) -> Snapshot:
     mean = None if coef is None else run.mean("coef") if run.step else coef.double()
     if run.lr_schedule is not None:
         run.set_lr(float(run.lr_schedule(run.step)))
-    std = torch.as_tensor(noise_std(run.optimizer)) * float(run.noise.factor(run.noise_step))  # type: ignore[union-attr]
+    std = torch.as_tensor(run.std) * float(run.noise.factor(run.noise_step))  # type: ignore[union-attr]
     return Snapshot(
         step=run.step,
         coef=coef,

@@ -249,3 +249,9 @@ def test_bad_input_is_one_line_that_names_it(call, says):
     with pytest.raises(ValueError, match=says) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_adaptive_optimisers_and_groups_are_refused_together():
+    model, _ = _model()
+    with pytest.raises(ValueError, match="Adam and groups: give SGD"):
+        predict(model, torch.optim.Adam(model.parameters(), lr=0.01), PROBLEM, noise=1.0)
