@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lntrain.noise.labels import Noise
+from lntrain.noise.column_space import ColumnSpaceNoise
+from lntrain.noise.labels import Antithetic, Noise
 from lntrain.noise.philox import sampled_rows
 from lntrain.noise.schedules import Schedule
 from lntrain.optim.sgd import LabelNoiseSGD, noise_of
@@ -22,7 +23,10 @@ BLOCK = 256  # steps a partial sum holds; blocks start at multiples of it, so th
 
 @dataclass
 class Run:
-    """The state of one training run. Sums run over the pre-step values of steps 0..step-1."""
+    """The state of one training run. Sums run over the pre-step values of steps 0..step-1.
+
+    The sum of the labels' noise is kept in the directions of X's columns (r,) where it is drawn in them, else (n,).
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -44,7 +48,8 @@ class Run:
         self.base_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
         coef = self.coef
         rows = () if self.replicas is None else (self.replicas,)
-        zeros = {"noise": torch.zeros(*rows, len(self.y), dtype=torch.float64, device=self.y.device)}
+        width = len(self.y) if self.basis is None else self.basis.shape[1]
+        zeros = {"noise": torch.zeros(*rows, width, dtype=torch.float64, device=self.y.device)}
         if coef is not None:
             zeros["coef"] = torch.zeros_like(coef, dtype=torch.float64)
         self.sums = {f"{name}_{part}": z.clone() for name, z in zeros.items() for part in ("total", "block")}
@@ -75,6 +80,23 @@ class Run:
     def noise(self) -> Noise:
         """The noise that the optimiser carries."""
         return noise_of(self.optimizer)
+
+    @property
+    def column_space(self) -> ColumnSpaceNoise | None:
+        """The noise, where it is drawn in the directions of X's columns."""
+        noise = self.noise.noise if isinstance(self.noise, Antithetic) else self.noise
+        return noise if isinstance(noise, ColumnSpaceNoise) else None
+
+    @property
+    def stream(self) -> str:
+        """What the noise is drawn for, "labels" or "gram": the same seed gives other numbers."""
+        return "labels" if self.column_space is None else "gram"
+
+    @cached_property
+    def basis(self) -> Tensor | None:
+        """(n, r) of the directions of X's columns where the noise is drawn in them."""
+        noise = self.column_space
+        return None if noise is None else torch.from_numpy(noise.basis).to(self.y.device)
 
     @property
     def noise_step(self) -> int:
@@ -116,9 +138,17 @@ class Run:
         """Whether "coef" or "noise" is summed: a model without coefficients has no sum of "coef"."""
         return f"{name}_total" in self.sums
 
+    def add_noise(self, noise: Tensor) -> None:
+        """A step's noise of the n labels joins its sum."""
+        self.sums["noise_block"].add_(noise if self.basis is None else noise.double() @ self.basis)
+
     def total(self, name: str) -> Tensor:
-        """The sum over steps 0..step-1 of "coef" or "noise"."""
-        return self.sums[f"{name}_total"] + self.sums[f"{name}_block"]
+        """The sum over steps 0..step-1 of "coef" (d,) or "noise" (n,)."""
+        total = self.sums[f"{name}_total"] + self.sums[f"{name}_block"]
+        if name != "noise" or self.basis is None:
+            return total
+        rows = [self.basis @ row for row in total.view(-1, total.shape[-1])]  # one by one: as a replica alone
+        return torch.stack(rows).view(*total.shape[:-1], -1)
 
     def mean(self, name: str) -> Tensor:
         """The mean over steps 0..step-1 of "coef" or "noise"."""

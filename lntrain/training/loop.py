@@ -141,11 +141,29 @@ def _begin(
     run = Run(model, optimizer, problem.X, problem.y, size, sampling, loss_constant, lr_schedule)
     if isinstance(run.noise, LabelFlips):
         raise ValueError("LabelFlips perturbs classes: regression needs GaussianNoise or RademacherNoise")
+    if run.column_space is not None:
+        _check_column_space(run)
     for name, many in (("noise_std", "std"), ("lr_ratio", "lr"), ("seed", "seed")):
         values = optimizer.param_groups[0].get(name)
         if isinstance(values, list) and len(values) != run.replicas:
             raise ValueError(f"{many} holds {len(values)} values: the model has {run.replicas or 'no'} replicas")
     return run
+
+
+def _check_column_space(run: Run) -> None:
+    """Refuse noise in the column space of X where a gradient may see labels otherwise than through X."""
+    assert run.column_space is not None
+    if run.sampling != "full":
+        raise ValueError(
+            f"ColumnSpaceNoise needs whole batches, not sampling={run.sampling!r} of batch_size={run.batch_size}: "
+            "leave both out, or take GaussianNoise"
+        )
+    if run.coef is None:
+        raise ValueError(
+            f"ColumnSpaceNoise needs a model linear in X, such as DiagonalLinear, not a {type(run.model).__name__}: "
+            "take GaussianNoise"
+        )
+    run.column_space.coordinates(run.X)
 
 
 def _schedule(steps: int, snapshots: str | Iterable[int], period: int = 1) -> set[int]:
@@ -257,6 +275,7 @@ def _state(run: Run) -> dict[str, Any]:
         "batch_size": run.batch_size,
         "sampling": run.sampling,
         "loss_constant": run.loss_constant,
+        "stream": run.stream,
         "trained_on": run.fingerprint,
     }
 
@@ -264,10 +283,11 @@ def _state(run: Run) -> dict[str, Any]:
 def _restore(run: Run, state: dict[str, Any]) -> None:
     state = {KEYS.get(name, name): value for name, value in state.items()}  # of a former release
     state["sampling"] = SAMPLINGS.get(state.get("sampling", ""), state.get("sampling"))
+    state.setdefault("stream", "labels")
     missing = {"step", "model", "optimizer", "base_lr", "sums", "history"} - set(state)
     if missing:
         raise ValueError(f"state lacks {', '.join(sorted(missing))}: give a snapshot's state_dict()")
-    for name in ("batch_size", "sampling", "loss_constant"):
+    for name in ("batch_size", "sampling", "loss_constant", "stream"):
         if state[name] != getattr(run, name):
             raise ValueError(
                 f"{name}={getattr(run, name)!r} differs from the state's {state[name]!r}: go on with the same"
