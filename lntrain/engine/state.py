@@ -96,7 +96,7 @@ class Run:
     def basis(self) -> Tensor | None:
         """(n, r) of the directions of X's columns where the noise is drawn in them."""
         noise = self.column_space
-        return None if noise is None else torch.from_numpy(noise.basis).to(self.y.device)
+        return None if noise is None else torch.from_numpy(noise.basis).to(self.y.device, copy=True)
 
     @property
     def noise_step(self) -> int:
@@ -147,7 +147,8 @@ class Run:
         total = self.sums[f"{name}_total"] + self.sums[f"{name}_block"]
         if name != "noise" or self.basis is None:
             return total
-        rows = [self.basis @ row for row in total.view(-1, total.shape[-1])]  # one by one: as a replica alone
+        # one by one, each in memory of its own: BLAS's last bits hang on both
+        rows = [self.basis @ row.clone() for row in total.view(-1, total.shape[-1])]
         return torch.stack(rows).view(*total.shape[:-1], -1)
 
     def mean(self, name: str) -> Tensor:

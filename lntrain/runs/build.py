@@ -182,7 +182,7 @@ def noise_notes(cfg: DictConfig, problem: Problem) -> list[str]:
     if not in_column_space(cfg):
         return notes
     if problem.n <= problem.d:
-        return [*notes, f"noise.stream=gram saves nothing: n={problem.n} labels have no more than d={problem.d} columns"]
+        return [*notes, f"noise.stream=gram saves nothing: X has n={problem.n} rows and d={problem.d} columns"]
     drawn = f"noise: drawn in the {problem.d} directions of X's columns"
     return [*notes, f"{drawn}: same law of every gradient, another stream"]
 
@@ -261,6 +261,7 @@ def dynamics_of(cfg: DictConfig, setting: Setting) -> Dynamics:
         antithetic=setting.pairs[0],
         noise_kurtosis=getattr(kind_of_noise(cfg), "kurtosis", 3.0),
         init=abs(scale),
+        stream="gram" if in_column_space(cfg) else "labels",
     )
 
 

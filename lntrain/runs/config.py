@@ -77,7 +77,7 @@ class Model:
 
 @dataclass
 class Noise:
-    """conf/noise/: what is added to labels; `antithetic` pairs it, `schedule` scales std over steps, `stream`: see auto.yaml."""
+    """conf/noise/: what is added to labels, drawn by `stream`; `antithetic` pairs it, `schedule` scales std."""
 
     _target_: str = MISSING
     std: float | None = None
