@@ -87,6 +87,23 @@ class Run:
         noise = self.noise.noise if isinstance(self.noise, Antithetic) else self.noise
         return noise if isinstance(noise, ColumnSpaceNoise) else None
 
+    def check_column_space(self) -> None:
+        """Refuse such a noise where a gradient sees labels otherwise than through the X that it was made for."""
+        noise = self.column_space
+        if noise is None:
+            return
+        if self.sampling != "full":
+            raise ValueError(
+                f"ColumnSpaceNoise needs whole batches, not sampling={self.sampling!r}, batch_size={self.batch_size}: "
+                "leave both out, or take GaussianNoise"
+            )
+        if self.coef is None:
+            raise ValueError(
+                f"ColumnSpaceNoise needs a model linear in X, such as DiagonalLinear, not a "
+                f"{type(self.model).__name__}: take GaussianNoise"
+            )
+        noise.coordinates(self.X)
+
     @property
     def stream(self) -> str:
         """What the noise is drawn for, "labels" or "gram": the same seed gives other numbers."""

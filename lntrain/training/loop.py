@@ -141,29 +141,12 @@ def _begin(
     run = Run(model, optimizer, problem.X, problem.y, size, sampling, loss_constant, lr_schedule)
     if isinstance(run.noise, LabelFlips):
         raise ValueError("LabelFlips perturbs classes: regression needs GaussianNoise or RademacherNoise")
-    if run.column_space is not None:
-        _check_column_space(run)
+    run.check_column_space()
     for name, many in (("noise_std", "std"), ("lr_ratio", "lr"), ("seed", "seed")):
         values = optimizer.param_groups[0].get(name)
         if isinstance(values, list) and len(values) != run.replicas:
             raise ValueError(f"{many} holds {len(values)} values: the model has {run.replicas or 'no'} replicas")
     return run
-
-
-def _check_column_space(run: Run) -> None:
-    """Refuse noise in the column space of X where a gradient may see labels otherwise than through X."""
-    assert run.column_space is not None
-    if run.sampling != "full":
-        raise ValueError(
-            f"ColumnSpaceNoise needs whole batches, not sampling={run.sampling!r} of batch_size={run.batch_size}: "
-            "leave both out, or take GaussianNoise"
-        )
-    if run.coef is None:
-        raise ValueError(
-            f"ColumnSpaceNoise needs a model linear in X, such as DiagonalLinear, not a {type(run.model).__name__}: "
-            "take GaussianNoise"
-        )
-    run.column_space.coordinates(run.X)
 
 
 def _schedule(steps: int, snapshots: str | Iterable[int], period: int = 1) -> set[int]:

@@ -73,15 +73,16 @@ def test_the_draws_have_that_law():
     np.testing.assert_allclose(white @ white.T / 20_000, np.eye(7), rtol=0, atol=5 * np.sqrt(2 / 20_000))
 
 
-@pytest.mark.parametrize("name", ["tall", "dependent"])
+@pytest.mark.parametrize("name", ["tall", "unequal", "dependent"])
 def test_what_a_gradient_sees_is_a_function_of_x(name):
     """B = (X' X)^(1/2) for columns of length 1, though Q of X = Q R is any where columns depend on each other."""
-    X = torch.from_numpy(_unit_columns(DESIGNS[name]))
-    values, vectors = np.linalg.eigh(X.numpy().T @ X.numpy())
+    X = DESIGNS[name]
+    rows, length = _unit_columns(X), X.norm(dim=0).numpy()
+    values, vectors = np.linalg.eigh(rows.T @ rows)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    np.testing.assert_allclose(ColumnSpaceNoise(1.0, X=X).coordinates(X), root, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(ColumnSpaceNoise(1.0, X=X).coordinates(X) / length, root, rtol=0, atol=1e-7)
     moved = X * (1 + 1e-15 * torch.randn(X.shape, generator=torch.Generator().manual_seed(0), dtype=X.dtype))
-    seen = [X.T.numpy() @ ColumnSpaceNoise(1.0, X=each).unit(0, 0, 0, 4, len(X)).T for each in (X, moved)]
+    seen = [rows.T @ ColumnSpaceNoise(1.0, X=each).unit(0, 0, 0, 4, len(X)).T for each in (X, moved)]
     np.testing.assert_allclose(*seen, rtol=0, atol=1e-12)
 
 
@@ -163,7 +164,7 @@ REFUSED = {
     "a vector": (lambda: ColumnSpaceNoise(1.0, X=torch.ones(3)), r"X has shape \(3,\)"),
     "nan": (lambda: ColumnSpaceNoise(1.0, X=torch.full((3, 2), torch.nan)).basis, "not finite"),
     "std": (lambda: ColumnSpaceNoise(-1.0, X=TALL), "std=-1.0"),
-    "batches": (lambda: _train(batch_size=8), "whole batches, not sampling='replacement' of batch_size=8"),
+    "batches": (lambda: _train(batch_size=8), "whole batches, not sampling='replacement', batch_size=8"),
     "as many drawn rows": (lambda: _train(batch_size=60, sampling="shuffle"), "whole batches"),
     "noisy rows": (lambda: _train(batch_size=60, sampling="noisy_rows"), "whole batches"),
     "another X": (lambda: _train(given=TALL + 1e-4 * TALL.flip(0)), "another X"),

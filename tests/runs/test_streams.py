@@ -49,7 +49,7 @@ def test_an_x_of_few_rows_has_nothing_to_save(lntrain):
         ("noise=none", "Gaussian only, not lntrain.NoNoise"),
         ("batch_size=4", "needs whole batches, not batch_size=4, sampling=null: leave both out"),
         ("batch_size=40 sampling=shuffle", "needs whole batches, not batch_size=40, sampling=shuffle"),
-        ("batch_size=4 sampling=noisy_rows", "needs whole batches"),
+        ("batch_size=4 sampling=noisy_rows", "noise.stream=gram needs whole batches"),
         ("experiment=selectivity noise=gaussian noise.std=1", "models linear in X, not for task=selectivity"),
     ],
 )
