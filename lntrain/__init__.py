@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lntrain.models import DiagonalLinear, quadratic, unquadratic
     from lntrain.noise import (
         Antithetic,
+        ColumnSpaceNoise,
         GaussianNoise,
         LabelFlips,
         MinibatchNoise,
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Antithetic",
+    "ColumnSpaceNoise",
     "DiagonalLinear",
     "DivergenceError",
     "GaussianNoise",

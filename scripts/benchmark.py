@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from lntrain import DiagonalLinear, GaussianNoise, LabelNoiseSGD, Problem, sparse_regression, train
 from lntrain.cli import _register
 from lntrain.experiments import train as job
+from lntrain.noise import Noise
 
 Rival = Callable[[int], None]  # an implementation: runs the given number of steps
 LR, STD = 1e-4, 0.1
@@ -114,12 +115,14 @@ def by_jax(problem: Problem, batch: int | None, *, ahead: bool) -> Rival | None:
     return run
 
 
-def ours(problem: Problem, batch: int | None, engine: str, replicas: int | None = None) -> Rival:
+def ours(
+    problem: Problem, batch: int | None, engine: str, replicas: int | None = None, *, noise: Noise | None = None
+) -> Rival:
     """train(): noise, means and checks included."""
 
     def run(steps: int) -> None:
         model = DiagonalLinear(problem.d, parametrisation="hadamard", replicas=replicas, dtype=torch.float32)
-        optimizer = LabelNoiseSGD(model.parameters(), lr=LR, noise=GaussianNoise(STD))
+        optimizer = LabelNoiseSGD(model.parameters(), lr=LR, noise=noise or GaussianNoise(STD))
         for _ in train(model, optimizer, problem, steps, batch_size=batch, engine=engine, snapshots=[steps]):
             pass
 

@@ -2,7 +2,8 @@
 
     python scripts/benchmark_paths.py [--repeats 5] [--seconds 0.2]
 
-A path that gains less than 5 % everywhere is one to delete.
+A path that gains less than 5 % everywhere is one to delete. Then noise.stream=gram of tall X against as many rows as
+columns, which its steps should cost, and against noise.stream=labels.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 import torch
-from benchmark import ours, side_by_side
+from benchmark import STD, ours, side_by_side
 
-from lntrain import sparse_regression
+from lntrain import ColumnSpaceNoise, sparse_regression
 from lntrain.engine import Path
 
 # path, the path it is measured against, (n, d), batch size, replicas, threads
@@ -29,6 +30,20 @@ CASES: tuple[tuple[Path, Path, tuple[int, int], int | None, int | None, int], ..
     (Path.SINGLE_ROW, Path.GENERAL, (100, 1000), 1, None, 1),
     (Path.THREADS, Path.GENERAL, (1000, 10_000), None, None, 2),
 )
+STREAMS = ((3000, 12), (3000, 300))  # (n, d)
+
+
+def streams(n: int, d: int, seconds: float, repeats: int) -> None:
+    """A row of the table of streams."""
+    tall, square = (sparse_regression(n=rows, d=d, k=3, seed=0).to(torch.float32) for rows in (n, d))
+    rivals = {
+        "gram": ours(tall, None, "auto", noise=ColumnSpaceNoise(STD, X=tall.X)),
+        "square": ours(square, None, "auto"),
+        "labels": ours(tall, None, "auto"),
+    }
+    rates = side_by_side(rivals, seconds, repeats)
+    over = f"{rates['square'] / rates['gram']:>14.2f} {rates['gram'] / rates['labels']:>12.2f}"
+    print(f"{f'{n} x {d}':<12} {rates['gram']:>10.3g} {over}", flush=True)
 
 
 def main() -> None:
@@ -45,6 +60,10 @@ def main() -> None:
         rates = side_by_side(rivals, options.seconds, options.repeats)
         words = f"{one:<12} {other:<12} {f'{n} x {d}':<12} {batch or 'all'!s:<6} {replicas or 1:<9}"
         print(f"{words} {rates[one]:>10.3g} {rates[one] / rates[other]:>6.2f}", flush=True)
+    torch.set_num_threads(1)
+    print(f"\n{'stream=gram':<12} {'steps/s':>10} {'time over n=d':>14} {'over labels':>12}")
+    for n, d in STREAMS:
+        streams(n, d, 5 * options.seconds, options.repeats)  # longer: a run begins by Q' X
 
 
 if __name__ == "__main__":

@@ -15,7 +15,16 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from lntrain import Antithetic, GaussianNoise, LabelFlips, LabelNoiseSGD, Problem, RademacherNoise, sparse_regression
+from lntrain import (
+    Antithetic,
+    ColumnSpaceNoise,
+    GaussianNoise,
+    LabelFlips,
+    LabelNoiseSGD,
+    Problem,
+    RademacherNoise,
+    sparse_regression,
+)
 from lntrain.noise.controls import MinibatchNoise, ParameterNoise
 from lntrain.noise.labels import Draw
 from lntrain.noise.philox import normals
@@ -116,6 +125,7 @@ CASES = {
     "rademacher": Case(RademacherNoise(0.3)),
     "antithetic": Case(Antithetic(GaussianNoise(0.3))),
     "annealed": Case(GaussianNoise(0.3, PowerDecay())),
+    "column-space": Case(ColumnSpaceNoise(0.3, X=Case.X)),
     "flips": Case(LabelFlips(0.3, 3), "classes"),
     "flipped-rows": Case(LabelFlips(0.3, 3), "rows"),
     "noisy-rows": Case(GaussianNoise(0.1), "rows"),

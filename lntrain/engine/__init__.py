@@ -18,8 +18,9 @@ chunks of steps and the threads, a path gives the same bits.
 | `general` | momentum, decay, depth, batches, noisy rows | by rows | steps | | bit for bit | fused_follows |
 
 Plain: depth 2, no momentum, no weight decay: a multiplicative step. `general` runs every dense case and is the
-reference of the faster ones; `scripts/benchmark_paths.py` measures the speed-ups. Each path can be
-chosen by its name (`engine="panels"`), and refuses what it cannot run.
+reference of the faster ones; `scripts/benchmark_paths.py` measures the speed-ups. Noise in the column space of X
+(noise.stream=gram) takes `gram` whatever the shape and the rule: its run is one on as many rows as X has directions,
+bit for bit. Each path can be chosen by its name (`engine="panels"`), and refuses what it cannot run.
 """
 
 from __future__ import annotations

@@ -65,8 +65,7 @@ def _segment(run: Run, X: Any, stop: int, path: Path, shared: int) -> None:
     noise: Any = run.noise
     levels = step_factors(None if noise.schedule is None else noise.factor, run.noise_step, count, "noise.schedule")
     stds, ratios = (np.broadcast_to(v, len(states)) for v in (run.std, group.get("lr_ratio", 1.0)))
-    y = _padded(run.y.detach().numpy())
-
+    y = _padded(_labels(run))
     rules = [_rule(run, float(ratio)) for ratio in ratios]
     streams = [stream_of(rule, *key) for rule, key in zip(rules, run.keys(), strict=True)]
     std = [(s * levels).astype(dtype) for s in stds]
@@ -104,7 +103,7 @@ def _side_by_side(
 
     def by_itself(r: int) -> None:
         rule, state, stream, std = replicas[r]
-        if path == Path.GRAM:
+        if projected is not None:
             gram.run_steps(X, projected, rule, gram.smaller(rule, run.X.shape[1]), state, stream, *where, std)
             return
         held = steps.empty(rule, state.weights.dtype)
@@ -127,11 +126,11 @@ def _packed(run: Run, pack: Callable[[NDArray[Any]], Any]) -> Any:
 def _rule(run: Run, ratio: float) -> kernels.Rule:
     model, group, n = run.model, run.optimizer.param_groups[0], len(run.y)
     assert isinstance(model, DiagonalLinear)
-    real = np.float64 if run.X.dtype == torch.float64 else np.float32
+    real = _real(run)
     noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
     parametrisation = PARAMETRISATIONS[model.parametrisation]
     inner = FORMULAS[type(parametrisation)].inner if plain(run) else 1
-    return kernels.Rule(
+    rule = kernels.Rule(
         parametrisation=parametrisation,
         depth=model.depth,
         noise=NOISES[type(noise)],
@@ -147,6 +146,11 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
         decay=real(group["weight_decay"]),
         floor=real(FLOOR[run.X.dtype] ** (1 / model.depth)),
     )
+    return rule if run.column_space is None else gram.smaller(rule, min(run.X.shape))
+
+
+def _real(run: Run) -> Any:
+    return np.float64 if run.X.dtype == torch.float64 else np.float32
 
 
 def step_factors(schedule: Any, start: int, count: int, name: str) -> NDArray[np.float64]:
@@ -201,15 +205,25 @@ def _gather(rows: list[NDArray[Any]], like: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(rows)).reshape(like.shape)
 
 
+def _labels(run: Run) -> NDArray[Any]:
+    """y (n,), or Q' y (r,) where the noise is drawn in the directions Q of X's columns."""
+    y: NDArray[Any] = run.y.detach().numpy()
+    noise = run.column_space
+    return y if noise is None else (noise.basis.T @ y.astype(np.float64)).astype(y.dtype)
+
+
 def _layout(run: Run, path: Path) -> Any:
     """X in the layout of this path; its rows are copied to start on cache lines if cheap, else read in place."""
     if path == Path.SPARSE:
         parts = run.X.values(), run.X.col_indices(), run.X.crow_indices()
         return sparse.Sparse(*(part.detach().numpy() for part in parts))
-    many = vectors(run, path)
+    many, noise = vectors(run, path), run.column_space
+    if noise is not None:
+        B = _packed(run, noise.coordinates).astype(_real(run))
+        return _small(B, many) if plain(run) else steps.General(_padded(B))
     if path == Path.GRAM:
         Q, R = _packed(run, gram.factors)
-        return gram.Reduced(panels.pack(R, many) if many else steps.Whole(_padded(R)), Q)
+        return gram.Reduced(_small(R, many), Q)
     X = run.X.detach().numpy()
     if path == Path.PANELS:
         return panels.pack(X, many)
@@ -217,6 +231,11 @@ def _layout(run: Run, path: Path) -> Any:
     if path == Path.SINGLE_ROW:
         return single_row.SingleRow(rows, (0,) * many)
     return {Path.WHOLE_BATCH: steps.Whole, Path.GENERAL: steps.General}.get(path, np.asarray)(rows)
+
+
+def _small(rows: NDArray[Any], many: int) -> Any:
+    """The rows in panels of so many vectors, or whole."""
+    return panels.pack(rows, many) if many else steps.Whole(_padded(rows))
 
 
 def _padded(array: NDArray[Any], vectors: int = 1) -> NDArray[Any]:

@@ -32,7 +32,7 @@ def _step(run: Run, X: Tensor, rows: Tensor | None) -> None:
     if coef is not None:
         run.sums["coef_block"].add_(coef)
     x, targets, noise = _noisy_batch(run, X, rows)
-    run.sums["noise_block"].add_(noise)
+    run.add_noise(noise)
     output = run.model(x)
     if output.shape != targets.shape:
         output = output.reshape(targets.shape)

@@ -11,6 +11,7 @@ from lntrain.engine import gram, kernels, lanes, panels, single_row, threads
 from lntrain.engine.formulas import PARAMETRISATIONS
 from lntrain.engine.state import Run
 from lntrain.models.diagonal import DiagonalLinear
+from lntrain.noise.column_space import ColumnSpaceNoise
 from lntrain.noise.labels import Antithetic, GaussianNoise, NoNoise, RademacherNoise
 from lntrain.optim.counting import count_step
 from lntrain.optim.sgd import LabelNoiseSGD
@@ -18,7 +19,12 @@ from lntrain.optim.sgd import LabelNoiseSGD
 # w^L at which decaying weights are clamped: negligible in results, but its ulp is no denormal, which would be slow
 FLOOR = {torch.float64: 1e-290, torch.float32: 1e-30}
 COPY_BYTES = 2_000_000  # X up to this size is copied into aligned rows at each call; beyond it, read where it is
-NOISES = {NoNoise: kernels.NONE, GaussianNoise: kernels.GAUSSIAN, RademacherNoise: kernels.RADEMACHER}
+NOISES = {
+    NoNoise: kernels.NONE,
+    GaussianNoise: kernels.GAUSSIAN,
+    ColumnSpaceNoise: kernels.GAUSSIAN,
+    RademacherNoise: kernels.RADEMACHER,
+}
 
 
 class Path(StrEnum):
@@ -69,6 +75,8 @@ def unfit(run: Run, path: Path) -> str | None:
         return f"X is on {'a GPU' if gpu else 'the CPU'}"
     if (path == Path.SPARSE) != sparse:
         return "X is sparse" if sparse else "X is dense"
+    if run.column_space is not None:  # in as many rows as X has directions, whatever the rule of its steps
+        return None if path == Path.GRAM else f"its noise is drawn in the directions of X's columns: {Path.GRAM} alone"
     if path in (Path.GRAM, Path.LANES, Path.PANELS, Path.WHOLE_BATCH) and not (plain(run) and run.sampling == "full"):
         return "it needs plain steps on the whole batch: no batch_size, momentum, weight decay or depth above 2"
     if path == Path.SINGLE_ROW and not (plain(run) and one_row(run)):
@@ -97,7 +105,7 @@ def vectors(run: Run, path: Path) -> int:
     if path == Path.PANELS:
         return panels.width(n, d, run.X.itemsize)
     if path == Path.GRAM:
-        return panels.width(d, d, run.X.itemsize)
+        return panels.width(min(n, d), d, run.X.itemsize) if plain(run) else 0
     if path == Path.SINGLE_ROW and copied(run.X):
         return single_row.width(d, run.X.itemsize)
     return 0
@@ -133,6 +141,8 @@ def applies(run: Run) -> str | None:
         return f"X is {run.X.layout} on {run.X.device}, not dense or CSR on the CPU"
     if (reason := supported(run)) is not None:
         return reason
+    if gpu and run.column_space is not None:
+        return "the noise is drawn in the directions of X's columns, which compiled steps on a GPU do not know"
     if run.X.layout == torch.sparse_csr and not (plain(run) and one_row(run)):
         return "a sparse X needs batch_size=1, depth 2, no momentum and no weight decay"
     return None
@@ -176,7 +186,7 @@ def _noise(run: Run) -> str | None:
     noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
     if type(noise) in NOISES:
         return None
-    return f"the noise is {type(noise).__name__}, not GaussianNoise, RademacherNoise, Antithetic or NoNoise"
+    return f"the noise is {type(noise).__name__}, not one of {', '.join(kind.__name__ for kind in NOISES)}, Antithetic"
 
 
 def _hooks(run: Run) -> str | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lntrain._checks import whole_number
+from lntrain.noise.column_space import ColumnSpaceNoise
 from lntrain.noise.labels import Additive, Antithetic, Noise, Std, as_noise
 from lntrain.noise.philox import sampled_rows
 from lntrain.noise.schedules import Schedule
@@ -24,7 +25,10 @@ BLOCK = 256  # steps a partial sum holds; blocks start at multiples of it, so th
 
 @dataclass
 class Run:
-    """The state of one training run. Sums run over the pre-step values of steps 0..step-1."""
+    """The state of one training run. Sums run over the pre-step values of steps 0..step-1.
+
+    The sum of the labels' noise is kept in the directions of X's columns (r,) where it is drawn in them, else (n,).
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -48,7 +52,8 @@ class Run:
         self.base_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
         coef = self.coef
         rows = () if self.replicas is None else (self.replicas,)
-        zeros = {"noise": torch.zeros(*rows, len(self.y), dtype=torch.float64, device=self.y.device)}
+        width = len(self.y) if self.basis is None else self.basis.shape[1]
+        zeros = {"noise": torch.zeros(*rows, width, dtype=torch.float64, device=self.y.device)}
         if coef is not None:
             zeros["coef"] = torch.zeros_like(coef, dtype=torch.float64)
         self.sums = {f"{name}_{part}": z.clone() for name, z in zeros.items() for part in ("total", "block")}
@@ -108,6 +113,40 @@ class Run:
         return self.noise.std if self.label_noise is not None else noise_std(self.optimizer)
 
     @property
+    def column_space(self) -> ColumnSpaceNoise | None:
+        """The noise, where it is drawn in the directions of X's columns."""
+        noise = self.noise.noise if isinstance(self.noise, Antithetic) else self.noise
+        return noise if isinstance(noise, ColumnSpaceNoise) else None
+
+    def check_column_space(self) -> None:
+        """Refuse such a noise where a gradient sees labels otherwise than through the X that it was made for."""
+        noise = self.column_space
+        if noise is None:
+            return
+        if self.sampling != "full":
+            raise ValueError(
+                f"ColumnSpaceNoise needs whole batches, not sampling={self.sampling!r}, batch_size={self.batch_size}: "
+                "leave both out, or take GaussianNoise"
+            )
+        if self.coef is None:
+            raise ValueError(
+                f"ColumnSpaceNoise needs a model linear in X, such as DiagonalLinear, not a "
+                f"{type(self.model).__name__}: take GaussianNoise"
+            )
+        noise.coordinates(self.X)
+
+    @property
+    def stream(self) -> str:
+        """What the noise is drawn for, "labels" or "gram": the same seed gives other numbers."""
+        return "labels" if self.column_space is None else "gram"
+
+    @cached_property
+    def basis(self) -> Tensor | None:
+        """(n, r) of the directions of X's columns where the noise is drawn in them."""
+        noise = self.column_space
+        return None if noise is None else torch.from_numpy(noise.basis).to(self.y.device, copy=True)
+
+    @property
     def noise_step(self) -> int:
         """The optimiser's own count of steps, by which rows and noise are drawn; with noise given to `train`, its."""
         return (
@@ -151,9 +190,18 @@ class Run:
         """Whether "coef" or "noise" is summed: a model without coefficients has no sum of "coef"."""
         return f"{name}_total" in self.sums
 
+    def add_noise(self, noise: Tensor) -> None:
+        """A step's noise of the n labels joins its sum."""
+        self.sums["noise_block"].add_(noise if self.basis is None else noise.double() @ self.basis)
+
     def total(self, name: str) -> Tensor:
-        """The sum over steps 0..step-1 of "coef" or "noise"."""
-        return self.sums[f"{name}_total"] + self.sums[f"{name}_block"]
+        """The sum over steps 0..step-1 of "coef" (d,) or "noise" (n,)."""
+        total = self.sums[f"{name}_total"] + self.sums[f"{name}_block"]
+        if name != "noise" or self.basis is None:
+            return total
+        # one by one, each in memory of its own: BLAS's last bits hang on both
+        rows = [self.basis @ row.clone() for row in total.view(-1, total.shape[-1])]
+        return torch.stack(rows).view(*total.shape[:-1], -1)
 
     def mean(self, name: str) -> Tensor:
         """The mean over steps 0..step-1 of "coef" or "noise"."""

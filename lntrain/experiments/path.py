@@ -38,17 +38,18 @@ def run(cfg: DictConfig, folder: Path, *, resume: bool = False) -> dict[str, Any
         f"path      {problem.name}: n={problem.n}, d={problem.d}, {len(alphas)} penalties "
         f"from {alphas[0]:.3g} to {alphas[-1]:.3g}\n"
         f"noise     std {min(stds):.3g} to {max(stds):.3g}, lr {min(rates):.3g} to {max(rates):.3g}, {steps} steps",
-        "".join(f"\nnote      {note}" for note in (*build.schedule_notes(cfg), *_notes(plans))),
+        "".join(f"\nnote      {note}" for note in (*build.noise_notes(cfg, problem), *_notes(plans))),
         sep="",
         flush=True,
     )
     pairs, size = setting.pairs[0], setting.sizes[0]
     model = build.model_of(cfg, setting, problem.d, dtype, replicas=len(alphas))
     build.leave_out(model, torch.stack([plan.kept for plan in plans]))
-    optimizer = build.optimizer_of(cfg, model, build.noise_of(cfg, tuple(stds), antithetic=pairs), lr=rates)
+    data = problem.to(dtype)
+    optimizer = build.optimizer_of(cfg, model, build.noise_of(cfg, data, tuple(stds), antithetic=pairs), lr=rates)
 
     def training(state: State) -> Iterator[Snapshot]:
-        data, options = problem.to(dtype), {"sampling": cfg.sampling, "pairs": pairs, "state": state}
+        options = {"sampling": cfg.sampling, "pairs": pairs, "state": state}
         return build.training_of(cfg, data, model, optimizer, steps=steps, batch_size=size, **options)
 
     numbers = {**setting.values(), "noise.std": None, "steps": steps}

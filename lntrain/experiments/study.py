@@ -46,6 +46,8 @@ def noise_in(cfg: DictConfig, classes: int | None = None) -> Noise:
     given = {key: value for key, value in options.items() if value is not None}
     if not {"std", "p"} & set(given):
         raise ValueError("noise.std is not given: it is a standard deviation (or noise.p with noise=flips)")
+    if (stream := OmegaConf.select(cfg, "noise.stream", default="labels")) != "labels":
+        raise ValueError(f"noise.stream={stream} is for models linear in X, not for task={cfg.task}: leave it out")
     if classes is not None and kind_of_noise(cfg) is LabelFlips:
         given["num_classes"] = classes
     make = instantiate({"_target_": cfg.noise._target_, **given}, _partial_=True, _convert_="all")

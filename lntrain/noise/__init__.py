@@ -1,5 +1,6 @@
 """Random label noise: its stream, its laws, its schedules, and the controls that are no label noise."""
 
+from lntrain.noise.column_space import ColumnSpaceNoise
 from lntrain.noise.controls import MinibatchNoise, ParameterNoise
 from lntrain.noise.labels import (
     Additive,
@@ -17,6 +18,7 @@ from lntrain.noise.schedules import Cosine, OffAt, PowerDecay, Schedule, StepDec
 __all__ = [
     "Additive",
     "Antithetic",
+    "ColumnSpaceNoise",
     "Cosine",
     "GaussianNoise",
     "LabelFlips",

@@ -110,7 +110,7 @@ class Additive(Scaled):
 
     kurtosis = 3.0  # E eps^4 / (E eps^2)^2
 
-    def unit(self, seed: int, stream: int, start: int, stop: int, width: int, draw: int = 0) -> NDArray[np.float32]:
+    def unit(self, seed: int, stream: int, start: int, stop: int, width: int, draw: int = 0) -> NDArray[np.floating]:
         """Draws of mean 0 and variance 1 for steps start..stop-1, (stop - start, width) float32."""
         raise NotImplementedError
 
@@ -135,7 +135,7 @@ class GaussianNoise(Additive):
     True
     """
 
-    def unit(self, seed: int, stream: int, start: int, stop: int, width: int, draw: int = 0) -> NDArray[np.float32]:
+    def unit(self, seed: int, stream: int, start: int, stop: int, width: int, draw: int = 0) -> NDArray[np.floating]:
         return philox.normals(seed, stream, start, stop, width, draw)
 
 
@@ -185,7 +185,7 @@ class Antithetic:
     def schedule(self) -> Schedule | None:
         return self.noise.schedule
 
-    def unit(self, seed: int, stream: int, start: int, stop: int, width: int, draw: int = 0) -> NDArray[np.float32]:
+    def unit(self, seed: int, stream: int, start: int, stop: int, width: int, draw: int = 0) -> NDArray[np.floating]:
         pairs = self.noise.unit(seed, stream, start // 2, (stop + 1) // 2, width, draw)
         steps = np.arange(start, stop)
         sign = np.where(steps % 2 == 0, np.float32(1), np.float32(-1))

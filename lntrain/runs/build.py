@@ -15,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from lntrain.data.problem import Problem
 from lntrain.models.diagonal import DiagonalLinear
+from lntrain.noise.column_space import ColumnSpaceNoise
 from lntrain.noise.labels import Antithetic, LabelFlips, Noise
 from lntrain.noise.schedules import Schedule
 from lntrain.optim.sgd import LabelNoiseSGD
 from lntrain.runs.console import plan_text
-from lntrain.runs.settled import AUTOMATIC, Setting, Settled, settle, settled
+from lntrain.runs.settled import AUTOMATIC, Setting, Settled, in_column_space, settle, settled
 from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.plan import Plan, make_plan
 from lntrain.training.loop import Snapshot, train
@@ -61,13 +62,14 @@ def build(cfg: DictConfig) -> RunSpec:
     numbers = settled(cfg, setting, plan)
     model = model_of(cfg, setting, problem.d, dtype, replicas=setting.replicas).to(device)
     leave_out(model, plan.kept)
-    noise = noise_of(cfg, plan.std, antithetic=numbers.antithetic)
+    data = problem.to(device, dtype)
+    noise = noise_of(cfg, data, plan.std, antithetic=numbers.antithetic)
     optimizer = optimizer_of(cfg, model, noise, lr=numbers.lr)
     if problem.n * problem.d > LARGE:
         plan.notes.append(f"metrics are {APART} steps or more apart: X is large, and they cost a twentieth at most")
-    plan.notes.extend(schedule_notes(cfg))
+    plan.notes.extend(noise_notes(cfg, problem))
     text = plan_text(problem, model, plan, _wishes(cfg, numbers, noise))
-    return RunSpec(problem.to(device, dtype), model, optimizer, plan, lr_schedule_of(cfg), text, cfg.seed, numbers)
+    return RunSpec(data, model, optimizer, plan, lr_schedule_of(cfg), text, cfg.seed, numbers)
 
 
 def training_of(
@@ -173,10 +175,16 @@ def _check_schedule(key: str, value: Any) -> None:
         raise ValueError(f"{key}={value!r} is no schedule: choose {key.replace('.', '/')}=NAME, or give a _target_")
 
 
-def schedule_notes(cfg: DictConfig) -> list[str]:
-    """What a prediction has to say of schedules."""
+def noise_notes(cfg: DictConfig, problem: Problem) -> list[str]:
+    """What is to be said of the noise's stream, and what a prediction has to say of schedules."""
     named = (("noise.schedule", cfg.noise.schedule), ("lr_schedule", cfg.lr_schedule))
-    return [f"{name} changes the penalty over time: the prediction is for its first step" for name, v in named if v]
+    notes = [f"{name} changes the penalty over time: the prediction is for its first step" for name, v in named if v]
+    if not in_column_space(cfg):
+        return notes
+    if problem.n <= problem.d:
+        return [*notes, f"noise.stream=gram saves nothing: X has n={problem.n} rows and d={problem.d} columns"]
+    drawn = f"noise: drawn in the {problem.d} directions of X's columns"
+    return [*notes, f"{drawn}: same law of every gradient, another stream"]
 
 
 def leave_out(model: DiagonalLinear, kept: torch.Tensor) -> None:
@@ -253,6 +261,7 @@ def dynamics_of(cfg: DictConfig, setting: Setting) -> Dynamics:
         antithetic=setting.pairs[0],
         noise_kurtosis=getattr(kind_of_noise(cfg), "kurtosis", 3.0),
         init=abs(scale),
+        stream="gram" if in_column_space(cfg) else "labels",
     )
 
 
@@ -261,10 +270,13 @@ def kind_of_noise(cfg: DictConfig) -> Any:
     return get_class(cfg.noise._target_)
 
 
-def noise_of(cfg: DictConfig, std: Any, *, antithetic: bool) -> Noise:
-    """The configured noise with this std (or one a replica)."""
+def noise_of(cfg: DictConfig, problem: Problem, std: Any, *, antithetic: bool) -> Noise:
+    """The configured noise with this std (or one a replica), of the labels of a problem as it is trained."""
     if kind_of_noise(cfg) is LabelFlips:
         raise ValueError("noise=flips is for classes (experiment=digits): numbers need noise=gaussian or rademacher")
     options = {"schedule": noise_schedule_of(cfg)}
-    noise: Noise = instantiate({"_target_": cfg.noise._target_, **options}, _partial_=True, _convert_="all")(std=std)
+    make = instantiate({"_target_": cfg.noise._target_, **options}, _partial_=True, _convert_="all")
+    noise: Noise = make(std=std)
+    if in_column_space(cfg):
+        noise = ColumnSpaceNoise(std, noise.schedule, X=problem.X)  # type: ignore[union-attr]
     return Antithetic(noise) if antithetic else noise  # type: ignore[arg-type]

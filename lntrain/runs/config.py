@@ -77,12 +77,13 @@ class Model:
 
 @dataclass
 class Noise:
-    """conf/noise/: what is added to labels; `antithetic` pairs it, `schedule` scales std over steps."""
+    """conf/noise/: what is added to labels, drawn by `stream`; `antithetic` pairs it, `schedule` scales std."""
 
     _target_: str = MISSING
     std: float | None = None
     p: float | None = None
     antithetic: Any = False
+    stream: str = "labels"
     schedule: Any = None
 
 

@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from lntrain.data.problem import Problem
+from lntrain.noise.labels import GaussianNoise
 from lntrain.penalty.formula import alpha_max
 from lntrain.theory.plan import Plan
 
@@ -119,11 +121,30 @@ def settle(cfg: DictConfig, problem: Problem) -> Setting:
     )
 
 
+def in_column_space(cfg: DictConfig) -> bool:
+    """Whether the noise is drawn in the directions of X's columns (noise.stream=gram), where that can be."""
+    stream = OmegaConf.select(cfg, "noise.stream", default="labels")  # checkpoints of former releases lack it
+    if stream not in ("labels", "gram"):
+        raise ValueError(f"noise.stream={stream!r} is unknown: choose labels or gram")
+    if stream == "labels":
+        return False
+    if get_class(cfg.noise._target_) is not GaussianNoise:
+        raise ValueError(f"noise.stream=gram is Gaussian only, not {cfg.noise._target_}: take noise=gaussian")
+    batch, sampling = cfg.batch_size, cfg.sampling
+    if sampling not in (None, "full") or (sampling is None and batch not in (None, "auto")):
+        raise ValueError(
+            f"noise.stream=gram needs whole batches, not batch_size={batch}, sampling={sampling or 'null'}: "
+            "leave both out, or take noise.stream=labels"
+        )
+    return True
+
+
 def _sizes(cfg: DictConfig, problem: Problem) -> tuple[int | None, ...]:
     """Of the batches that the plan may choose from, in order of preference."""
+    whole = in_column_space(cfg)
     if cfg.batch_size != "auto":
         return (cfg.batch_size,)
-    if problem.coef is not None or cfg.sampling is not None:
+    if problem.coef is not None or cfg.sampling is not None or whole:
         return (None,)
     fewer = (problem.n // share for share in (4, 16, 64, 256))
     return (None, *(size for size in fewer if size >= max(FEWEST_ROWS, 2 * problem.d)))

@@ -91,7 +91,7 @@ def optimizer_of_all(members: Sequence[Member], model: DiagonalLinear) -> LabelN
         for values, value in ((rates, member.built.plan.lr), (stds, member.built.plan.std), (seeds, member.built.seed)):
             values.extend([value] * len(member.streams))
     std = stds[0] if len(set(stds)) == 1 else tuple(stds)
-    noise = noise_of(cfg, std, antithetic=members[0].built.settled.antithetic)
+    noise = noise_of(cfg, members[0].built.problem, std, antithetic=members[0].built.settled.antithetic)
     ranks = [stream for member in members for stream in member.streams]
     return optimizer_of(cfg, model, noise, lr=rates[0] if len(set(rates)) == 1 else rates, seed=seeds, rank=ranks)
 

@@ -36,6 +36,7 @@ class Dynamics:
     antithetic: bool = False
     noise_kurtosis: float = 3.0
     init: float = 0.1
+    stream: str = "labels"  # or "gram": the noise is drawn in the directions of X's columns
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sampling", sampling_named(self.sampling))
@@ -67,6 +68,7 @@ class Dynamics:
     def cost(self, n: int, d: int) -> float:
         """Nominal operations of one step of one network: X read twice, the weights, the draws."""
         rows = n if self.reads_all(n) else int(self.batch_size or n)
+        rows = min(rows, d) if self.stream == "gram" else rows
         return 4.0 * rows * d + 12.0 * d + 40.0 * rows
 
     def bias(self, problem: Problem, lasso: LassoSolution, lr: float) -> Tensor:

@@ -135,7 +135,8 @@ def measure(
         now, before = rows(snapshot.log_weights), rows(snapshot.earlier_log_weights)
         fell = fallen(now, before, snapshot.step, snapshot.earlier_step)
     sampled = _sampled(snapshot, snapshot.step - snapshot.earlier_step * (average == "tail"))
-    return columns | _against(problem, lassos, penalty, last, averages, judged, rows(noise), fell, sampled)
+    drawn = min(problem.X.shape) if snapshot._state.get("stream") == "gram" else problem.n
+    return columns | _against(problem, lassos, penalty, last, averages, judged, rows(noise), drawn, fell, sampled)
 
 
 def _truth(problem: Problem, mean: Tensor, last: Tensor) -> dict[str, Tensor]:
@@ -234,10 +235,11 @@ def _against(
     averages: Mapping[str, Tensor],
     judged: Tensor,
     noise: Tensor,
+    drawn: int,
     fell: Tensor | None,
     sampled: float,
 ) -> dict[str, Tensor]:
-    """Each row's figures against its own Lasso."""
+    """Each row's figures against its own Lasso; noise (R, n) of so many numbers drawn."""
     X, y = problem.design.array, problem.y.detach().cpu().double()
     if penalty is not None:
         lam = torch.as_tensor(penalty, dtype=torch.float64).expand(len(judged), problem.d)
@@ -258,7 +260,7 @@ def _against(
         )
     residual = next(fits[name] for name, average in averages.items() if average is judged) - y
     gradient = torch.from_numpy(products(X.T, (residual - noise).numpy())) / len(y)
-    power = noise.square().mean(-1, keepdim=True) + sampled * len(y) * residual.square().mean(-1, keepdim=True)
+    power = noise.square().sum(-1, keepdim=True) / drawn + sampled * len(y) * residual.square().mean(-1, keepdim=True)
     on, found = beta != 0, _support(problem, lassos, judged, gradient, power, fell)
     return {
         **figures,

@@ -146,6 +146,7 @@ def _begin(
     run = Run(model, optimizer, problem.X, problem.y, size, sampling, loss_constant, lr_schedule)
     if isinstance(run.noise, LabelFlips):
         raise ValueError("LabelFlips perturbs classes: regression needs GaussianNoise or RademacherNoise")
+    run.check_column_space()
     for name, many in (("noise_std", "std"), ("lr_ratio", "lr"), ("seed", "seed")):
         values = optimizer.param_groups[0].get(name)
         if isinstance(values, list) and len(values) != run.replicas:
@@ -262,6 +263,7 @@ def _state(run: Run) -> dict[str, Any]:
         "batch_size": run.batch_size,
         "sampling": run.sampling,
         "loss_constant": run.loss_constant,
+        "stream": run.stream,
         "trained_on": run.fingerprint,
     }
 
@@ -269,10 +271,11 @@ def _state(run: Run) -> dict[str, Any]:
 def _restore(run: Run, state: dict[str, Any]) -> None:
     state = {KEYS.get(name, name): value for name, value in state.items()}  # of a former release
     state["sampling"] = SAMPLINGS.get(state.get("sampling", ""), state.get("sampling"))
+    state.setdefault("stream", "labels")
     missing = {"step", "model", "optimizer", "base_lr", "sums", "history"} - set(state)
     if missing:
         raise ValueError(f"state lacks {', '.join(sorted(missing))}: give a snapshot's state_dict()")
-    for name in ("batch_size", "sampling", "loss_constant"):
+    for name in ("batch_size", "sampling", "loss_constant", "stream"):
         if state[name] != getattr(run, name):
             raise ValueError(
                 f"{name}={getattr(run, name)!r} differs from the state's {state[name]!r}: go on with the same"

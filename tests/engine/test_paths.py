@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from lntrain import Antithetic, DiagonalLinear, GaussianNoise, LabelNoiseSGD, RademacherNoise, sparse_regression, train
+from lntrain import (
+    Antithetic,
+    ColumnSpaceNoise,
+    DiagonalLinear,
+    GaussianNoise,
+    LabelNoiseSGD,
+    Problem,
+    RademacherNoise,
+    sparse_regression,
+    train,
+)
 from lntrain.engine import Path, choose, choose_path, cpu, cuda, lanes, loop, panels, paths, single_row, threads
 from lntrain.noise.labels import NoNoise
 from lntrain.noise.schedules import Cosine, PowerDecay
@@ -177,6 +187,118 @@ def test_the_gram_path_sees_another_x_and_takes_columns_that_depend_on_each_othe
         run.X.mul_(0.5)
         engine.advance(run, 10)
     assert_same(*runs, 1e-10)
+
+
+def in_columns(*case, n=90, d=21, std=0.5, noise_schedule=None, paired=False, **options):
+    """A run whose noise is drawn in the directions of X's columns."""
+    X = sparse_regression(n=n, d=d, k=2, noise=0.1, seed=3).X  # of make's problem
+    noise = ColumnSpaceNoise(std, noise_schedule, X=X.to(options.get("dtype", torch.float64)))
+    model, batch, optimizer = (*case, *("difference", "full", "plain")[len(case) :])
+    return make(model, batch, optimizer, Antithetic(noise) if paired else noise, n=n, d=d, **options)
+
+
+IN_COLUMNS = (  # B in one panel, in several that are not full, by rows; momentum, depth; n <= d, where B is X
+    ("difference", "plain", 90, 21), ("square", "plain", 600, 130), ("hadamard", "plain", 25, 21),
+    ("difference", "plain", 1300, 300), ("depth3", "dampening", 90, 21), ("hadamard", "nesterov", 90, 21),
+    ("difference", "plain", 12, 21),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "optimizer", "n", "d"), IN_COLUMNS)
+def test_noise_in_the_columns_directions_follows_the_loop(model, optimizer, n, d):
+    for paired in (False, True):
+        options = {"noise_schedule": PowerDecay(1.0, 50), "schedule": Cosine(900), "lr": 1e-3, "paired": paired}
+        reference, fused = (in_columns(model, "full", optimizer, n=n, d=d, **options) for _ in range(2))
+        assert choose_path(fused) == Path.GRAM
+        loop.advance(reference, 100)
+        cpu.advance(fused, 100)
+        assert_same(reference, fused, 1e-10)
+        torch.testing.assert_close(fused.mean("noise"), reference.mean("noise"), rtol=1e-10, atol=1e-12)
+
+
+def test_noise_in_the_columns_directions_is_that_of_as_many_labels():
+    """The run on B = Q' X and Q' y, d labels with noise of their own, bit for bit: n = 4 d halves the loss twice."""
+    run = in_columns(n=84)
+    B, y = (torch.from_numpy(run.column_space.coordinates(values)) for values in (run.X, run.X @ run.X[0]))
+    run.y.copy_(run.X @ run.X[0])
+    model = DiagonalLinear(21, init=0.3)
+    twin = _begin(
+        model, LabelNoiseSGD(model.parameters(), lr=0.005, noise=0.5, seed=1), Problem(B, y), None, None, 0.125, None
+    )
+    cpu.advance(run, 600)
+    cpu.advance(twin, 600)
+    assert torch.equal(run.coef, twin.coef)
+    assert torch.equal(run.sums["noise_total"], twin.sums["noise_total"])
+
+
+def test_the_mean_noise_of_the_labels_is_the_mean_of_what_was_added():
+    run = in_columns()
+    cpu.advance(run, 300)
+    added = 0.5 * run.noise.unit(1, 0, 0, 300, 90)
+    np.testing.assert_allclose(run.mean("noise").numpy(), added.mean(0), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("optimizer", ["plain", "nesterov"])
+def test_noise_in_the_columns_directions_leaves_no_trace_of_chunks_and_replicas(optimizer, dtype):
+    """Nine replicas of two levels, which would fill a vector's lanes."""
+    stds = (0.5, 0.7) + (0.5,) * 7
+    whole, cut = (in_columns("difference", "full", optimizer, std=stds, replicas=9, dtype=dtype) for _ in range(2))
+    cpu.advance(whole, 1100)
+    for stop in (1, 7, 255, 256, 640, 1100):
+        cpu.advance(cut, stop)
+    assert_same(whole, cut)
+    alone = in_columns("difference", "full", optimizer, std=0.7, dtype=dtype, rank=1)
+    cpu.advance(alone, 1100)
+    for name in ("coef", "noise"):
+        assert torch.equal(alone.mean(name), whole.mean(name)[1])
+    assert torch.equal(alone.coef, whole.coef[1])
+
+
+def test_engines_hand_noise_in_the_columns_directions_over():
+    reference, mixed = in_columns(paired=True), in_columns(paired=True)
+    loop.advance(reference, 400)
+    for stop, engine in ((150, loop), (333, cpu), (400, loop)):
+        engine.advance(mixed, stop)
+    assert_same(reference, mixed, 1e-10)
+
+
+def test_noise_in_the_columns_directions_sees_another_x():
+    """A scaled one; where its columns have left the space of the noise, nothing is trained."""
+    runs = in_columns(), in_columns()
+    for run, engine in zip(runs, (loop, cpu), strict=True):
+        engine.advance(run, 5)
+        run.X.mul_(0.5)
+        engine.advance(run, 10)
+    assert_same(*runs, 1e-10)
+    runs[1].X[3, 4] += 1
+    with pytest.raises(ValueError, match="another X"):
+        cpu.advance(runs[1], 11)
+    assert runs[1].step == 10
+
+
+def _of_stream(noise, state=None, steps=600):
+    problem = sparse_regression(n=90, d=21, k=2, noise=0.1, seed=3)
+    model = DiagonalLinear(21, replicas=2)
+    noise = ColumnSpaceNoise(noise, X=problem.X) if isinstance(noise, float) else noise
+    optimizer = LabelNoiseSGD(model.parameters(), lr=0.005, noise=noise, seed=4)
+    return list(train(model, optimizer, problem, steps, snapshots=[333], state=state))
+
+
+def test_a_state_of_the_other_stream_is_refused_and_a_resume_is_bit_equal():
+    middle, last = (shot for shot in _of_stream(0.5) if shot.scheduled)
+    *_, again = _of_stream(0.5, middle.state_dict())
+    for name in ("coef", "mean_coef", "mean_noise", "tail_noise", "loss"):
+        assert torch.equal(getattr(again, name), getattr(last, name)), name
+    labels = GaussianNoise(0.5)
+    *_, other = _of_stream(labels)
+    former = {key: value for key, value in other.state_dict().items() if key != "stream"}  # of a release before
+    assert _of_stream(labels, former, 700)[-1].step == 700
+    for state in (former, other.state_dict()):
+        with pytest.raises(ValueError, match="stream='gram' differs from the state's 'labels': go on with the same"):
+            _of_stream(0.5, state)
+    with pytest.raises(ValueError, match="stream='labels' differs from the state's 'gram'"):
+        _of_stream(labels, middle.state_dict())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -557,7 +679,9 @@ UNFIT = {  # what is run -> a path that cannot, and the word that says why
     "a small X": ({"n": 30, "d": 7}, Path.GRAM, "1500 numbers"),
     "a dense X": ({}, Path.SPARSE, "dense"),
     "no GPU": ({}, Path.CUDA, "on the CPU"),
-}
+    "noise in the columns": ({"noise": ColumnSpaceNoise(1.0, X=sparse_regression(12, 21, 2, noise=0.1, seed=3).X)},
+                             Path.PANELS, "gram alone"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", UNFIT)

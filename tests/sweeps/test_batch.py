@@ -37,6 +37,13 @@ SWEEPS = {
         "noise.std=4",
         "seed=0,1",
     ],
+    "noise in the columns' directions": [
+        "model.replicas=null",
+        "noise.stream=gram",
+        "optimizer.lr=0.002,0.003",
+        "noise.std=4",
+        "seed=0,1",
+    ],
     "automatic": ["model.replicas=null", "penalty.alpha_ratio=0.2,0.3", "steps=auto", "target_distance=1"],
 }
 

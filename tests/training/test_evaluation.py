@@ -11,6 +11,8 @@ import torch
 from lntrain import Problem, Snapshot, evaluate, weighted_lasso
 from lntrain.runs.console import result_text
 from lntrain.runs.dashboard import TAGS
+from lntrain.theory import support
+from lntrain.training import evaluation
 from lntrain.training.evaluation import distance, kkt_residual, support_scores
 
 F64 = torch.float64
@@ -51,6 +53,18 @@ def test_at_the_lasso_every_figure_is_perfect():
     assert (row["step"], row["train_loss"], row["l1_norm_mean"], row["l1_norm_last"]) == (100.0, 0.25, 3.0, 3.0)
     truth = math.sqrt(0.5**2 + 0 + 0 + 0.5**2) / math.sqrt(5)
     assert (row["distance_truth_mean"], row["distance_truth_last"]) == pytest.approx((truth, truth))
+
+
+@pytest.mark.parametrize("stream", ["labels", "gram"])
+def test_the_error_of_a_verdict_is_that_of_the_numbers_drawn(stream, monkeypatch):
+    """The mean noise's square a number: of 9 labels, or of the 4 directions that it is the combination of."""
+    seen = []
+    monkeypatch.setattr(evaluation, "verdict", lambda *given: seen.append(given) or support.verdict(*given))
+    problem = Problem(torch.cat([PROBLEM.X, torch.ones(5, 4, dtype=F64)]), torch.ones(9, dtype=F64))
+    lasso = weighted_lasso(problem.X, problem.y, PENALTY)
+    noise = torch.arange(9, dtype=F64)
+    evaluate(problem, _snapshot(noise=noise, _state={"stream": stream}), lasso)
+    assert float(seen[0][4]) == float(noise.square().sum()) / {"labels": 9, "gram": 4}[stream]
 
 
 def test_distances_are_relative_to_the_reference():
