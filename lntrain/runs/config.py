@@ -204,6 +204,7 @@ class Gallery:
     quick: dict[str, Any] = field(default_factory=dict)
     known: list[str] = field(default_factory=list)
     differs: str = ""
+    may: str = ""
     size: str = "full"
     seconds: int = 30
     apart: bool = False

@@ -28,7 +28,7 @@ class Declared:
     Args:
         entry: name in ENTRIES. source: DOI or arXiv number, and figure. found: one of FOUND.
         used: settings of the run. stated: those of the source. quick: some of `used` for a test of the plumbing.
-        known: names of checks that are known to fail, `differs` why.
+        known: names of checks that are known to fail, `differs` why. may: at which seeds the verdict may flip.
         size: "full" or "quick". seconds: what it takes, about; the longest are run first.
         apart: whether the gallery runs it only where it is named, for it takes long.
     """
@@ -41,6 +41,7 @@ class Declared:
     quick: dict[str, Any]
     known: tuple[str, ...] = ()
     differs: str = ""
+    may: str = ""
     size: str = "full"
     seconds: int = 30
     apart: bool = False

@@ -79,8 +79,9 @@ class Row:
 
     @property
     def reason(self) -> str:
-        """Why it differs, or why there is no verdict."""
-        return str(self.section.get("differs") or self.summary.get("reason") or "")
+        """Why it differs, or why there is no verdict; and where another seed may flip it."""
+        why = self.section.get("differs") or self.summary.get("reason")
+        return " ".join(str(text) for text in (why, self.section.get("may")) if text)
 
 
 def rows_in(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> list[Row]:
