@@ -201,3 +201,11 @@ def test_successive_saddles_in_one_dimension_and_in_two():
     jumps, saddles = successive_saddles(np.eye(2), np.array([1.0, -3.0]))
     assert np.allclose(jumps, [2 / 3, 2.0])
     assert np.allclose(saddles, [[0, 0], [0, -3], [1, -3]])
+
+
+def test_what_an_entry_says_of_other_seeds_stands_on_the_page():
+    told = (Path(__file__).parents[3] / "GALLERY.md").read_text()
+    texts = {name: section["may"] for name, section in ROWS.items() if section.get("may")}
+    assert "figure1" in texts
+    for name, text in texts.items():
+        assert text in told.partition(f"\n## {name}\n")[2].partition("\n## ")[0], name
