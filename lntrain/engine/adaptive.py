@@ -48,7 +48,7 @@ def adaptive(run: Run, X: Any) -> Adaptive:
     return Adaptive(X, beta1, beta2, group["eps"], decoupled, settled, buffers.most(buffers.steps_made(run)))
 
 
-FACTORS = ("decay", "keep1", "take1", "keep2", "take2", "eps", "root", "shrink", "rate")
+FACTORS = ("decay", "keep1", "take1", "keep2", "take2", "eps", "floor", "root", "shrink", "rate")
 
 
 @simd.emits
@@ -57,8 +57,6 @@ def adapt(e, w, slopes, means, factors) -> None:  # type: ignore[no-untyped-def]
     builder = e.builder
     size = builder.mul(e.length(w, 0), e.length(w, 1))
     f = {name: e.splat(e.number(factors.data, INT(k))) for k, name in enumerate(FACTORS)}
-    name = f"llvm.sqrt.v{e.lanes}f{8 * e.size}"
-    root = cgutils.get_or_insert_function(builder.module, ir.FunctionType(e.vector, [e.vector]), name)
     with cgutils.for_range_slice(builder, INT(0), size, INT(e.lanes), INT) as (j, _):
         at, second = e.load(w.data, j), builder.add(size, j)
         slope = e.fma(e.load(slopes.data, j), f["decay"], at)
@@ -66,8 +64,18 @@ def adapt(e, w, slopes, means, factors) -> None:  # type: ignore[no-untyped-def]
         square = e.fma(e.mul(f["keep2"], e.load(means.data, second)), f["take2"], e.mul(slope, slope))
         e.store(mean, means.data, j)
         e.store(square, means.data, second)
-        under = e.fma(f["eps"], builder.call(root, [square]), f["root"])
-        e.store(e.sub(e.mul(f["shrink"], at), builder.fdiv(e.mul(f["rate"], mean), under)), w.data, j)
+        under = e.fma(f["eps"], _call(e, "sqrt", square), f["root"])
+        moved = e.sub(e.mul(f["shrink"], at), builder.fdiv(e.mul(f["rate"], mean), under))
+        low = builder.fcmp_ordered("<", _call(e, "fabs", moved), f["floor"])
+        low = builder.and_(low, builder.fcmp_unordered("!=", at, e.zero))  # one at 0 has no floor
+        e.store(builder.select(low, _call(e, "copysign", f["floor"], moved), moved), w.data, j)
+
+
+def _call(e: Any, name: str, *vectors: Any) -> Any:
+    """LLVM's own function of vectors."""
+    kind = ir.FunctionType(e.vector, [e.vector] * len(vectors))
+    function = cgutils.get_or_insert_function(e.builder.module, kind, f"llvm.{name}.v{e.lanes}f{8 * e.size}")
+    return e.builder.call(function, vectors)
 
 
 @nb.njit(nogil=True, error_model="numpy")
@@ -78,7 +86,8 @@ def block(read, y, rule, state, drawn, t, rates, stds, made):  # type: ignore[no
     beta, grad, slopes = state.room[0], state.room[1], state.room[2:]
     unit, rows, index, target, residual = drawn.unit, drawn.rows, drawn.index, drawn.target, drawn.residual
     X, beta1, beta2 = read.X, read.beta1, read.beta2
-    factors = np.array([rule.decay, beta1, 1 - beta1, beta2, 1 - beta2, read.eps, 1.0, 1.0, 0.0]).astype(w.dtype)
+    constants = (rule.decay, beta1, 1 - beta1, beta2, 1 - beta2, read.eps, rule.floor, 1.0, 1.0, 0.0)
+    factors = np.array(constants).astype(w.dtype)
     for k in range(rates.shape[0]):
         prepare(y, rule, w, beta, coef_block, grad, noise_block, unit, rows, target, t + k, stds[k])
         first, count = extent(rule, t + k)
@@ -86,7 +95,7 @@ def block(read, y, rule, state, drawn, t, rates, stds, made):  # type: ignore[no
         by_weight(rule, w, grad, slopes)
         lr, step = np.float64(rates[k]), np.float64(min(made + k + 1, read.most))
         corrected = step < read.settled
-        factors[6] = 1 / np.sqrt(1 - beta2**step) if corrected else 1.0
-        factors[7] = 1 - lr * read.decoupled
-        factors[8] = lr / (1 - beta1**step) if corrected else lr
+        factors[-3] = 1 / np.sqrt(1 - beta2**step) if corrected else 1.0
+        factors[-2] = 1 - lr * read.decoupled
+        factors[-1] = lr / (1 - beta1**step) if corrected else lr
         adapt(w, slopes, means, factors)
