@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lntrain.engine import gram, kernels, lanes, panels, single_row, sparse, steps, threads
+from lntrain.engine import adaptive, buffers, gram, kernels, lanes, panels, single_row, sparse, steps, threads
 from lntrain.engine.drawing import stream_of
 from lntrain.engine.formulas import FORMULAS, PARAMETRISATIONS
 from lntrain.engine.paths import (
@@ -25,6 +25,7 @@ from lntrain.engine.paths import (
     alone,
     copied,
     in_lanes,
+    is_adaptive,
     on_cpu,
     plain,
     rows_read,
@@ -58,7 +59,7 @@ def advance(run: Run, stop: int, path: Path | None = None) -> None:
 def _segment(run: Run, X: Any, stop: int, path: Path, shared: int) -> None:
     """Run steps run.step..stop-1 of every replica; results are written back only at the end."""
     group, count = run.optimizer.param_groups[0], stop - run.step
-    states, first = _load(run, vectors(run, path))
+    states, made = _load(run, vectors(run, path))
     dtype = states[0].weights.dtype
     lr = group["lr"] if run.lr_schedule is None else run.base_lr[0]
     rates = (float(lr) * step_factors(run.lr_schedule, run.step, count, "lr_schedule")).astype(dtype)
@@ -71,10 +72,10 @@ def _segment(run: Run, X: Any, stop: int, path: Path, shared: int) -> None:
     std = [(s * levels).astype(dtype) for s in stds]
     where = (run.step, run.noise_step, count, rates)
     if path == Path.THREADS:
-        threads.run_steps(X, y, rules, states, streams, *where, std, first)
+        threads.run_steps(X, y, rules, states, streams, *where, std, made)
     else:
-        _side_by_side(run, X, y, list(zip(rules, states, streams, std, strict=True)), where, first, path, shared)
-    _store(run, states)
+        _side_by_side(run, X, y, list(zip(rules, states, streams, std, strict=True)), where, made, path, shared)
+    _store(run, states, count)
     run.step = stop
     if run.lr_schedule is not None:
         run.set_lr(float(run.lr_schedule(stop - 1)))
@@ -88,7 +89,7 @@ def _side_by_side(
     y: Any,
     replicas: list[tuple[Any, Any, Any, Any]],
     where: tuple[int, int, int, Any],
-    new: bool,
+    made: int,
     path: Path,
     shared: int,
 ) -> None:
@@ -107,11 +108,13 @@ def _side_by_side(
             gram.run_steps(X, projected, rule, gram.smaller(rule, run.X.shape[1]), state, stream, *where, std)
             return
         held = steps.empty(rule, state.weights.dtype)
-        steps.run_steps(X, y, rule, state, held, stream, *where, std, new)
+        steps.run_steps(X, y, rule, state, held, stream, *where, std, made)
 
     jobs = [partial(together, r) for r in range(0, shared, width)]
     jobs += [partial(by_itself, r) for r in range(shared, len(replicas))]
-    with ThreadPoolExecutor(min(len(jobs), torch.get_num_threads())) as pool:
+    flush = path == Path.ADAPTIVE  # denormals, in the pool's own threads alone
+    many = min(len(jobs), torch.get_num_threads())
+    with ThreadPoolExecutor(many, initializer=torch.set_flush_denormal, initargs=(flush,)) as pool:
         list(pool.map(lambda job: job(), jobs))
 
 
@@ -140,11 +143,11 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
         batch_size=run.batch_size,
         scale=real(2 * inner * run.loss_constant / rows_read(run) * ratio),
         spread=real(n / run.batch_size),
-        momentum=real(group["momentum"]),
-        undampened=real(1 - group["dampening"]),
-        nesterov=bool(group["nesterov"]),
-        decay=real(group["weight_decay"]),
-        floor=real(FLOOR[run.X.dtype] ** (1 / model.depth)),
+        momentum=real(group.get("momentum", 0)),
+        undampened=real(1 - group.get("dampening", 0)),
+        nesterov=bool(group.get("nesterov")),
+        decay=real(0 if group.get("decoupled_weight_decay") else group["weight_decay"]),
+        floor=real(FLOOR[run.X.dtype] ** (1 if is_adaptive(run) else 1 / model.depth)),
     )
     return rule if run.column_space is None else gram.smaller(rule, min(run.X.shape))
 
@@ -158,21 +161,19 @@ def step_factors(schedule: Any, start: int, count: int, name: str) -> NDArray[np
     return np.ones(BLOCK) if schedule is None else factors(schedule, start, start + count, name, block=BLOCK)
 
 
-def _load(run: Run, many: int) -> tuple[list[kernels.State], bool]:
-    """(a State for each replica, whether the momentum buffers do not exist yet)."""
+def _load(run: Run, many: int) -> tuple[list[kernels.State], int]:
+    """(a State for each replica, steps that the optimiser has made: 0 if it has no buffers yet)."""
     weights = run.model.weights
     assert isinstance(weights, tuple)
-    buffers = [run.optimizer.state.get(w, {}).get("momentum_buffer") for w in weights]
-    first = buffers[0] is None
-    kept = [torch.zeros_like(w) if first else buffer for w, buffer in zip(weights, buffers, strict=True)]
+    kept, made = buffers.read(run)
     dtype, d = run.X.dtype, run.X.shape[1]
-    shape = (run.replicas or 1, len(weights))
+    many_runs = run.replicas or 1
 
     def stack(tensors: Any) -> NDArray[Any]:
-        return padded(torch.stack([t.detach() for t in tensors], -2).reshape(*shape, d).numpy())
+        return padded(torch.stack([t.detach() for t in tensors], -2).reshape(many_runs, len(tensors), d).numpy())
 
     padded = partial(_padded, vectors=max(many, 1))
-    sums = {name: total.reshape(shape[0], -1) for name, total in run.sums.items()}
+    sums = {name: total.reshape(many_runs, -1) for name, total in run.sums.items()}
     columns = (
         stack(weights),
         stack(kept),
@@ -180,22 +181,20 @@ def _load(run: Run, many: int) -> tuple[list[kernels.State], bool]:
         padded(sums["coef_total"].numpy()),
         padded(sums["noise_block"].to(dtype).numpy()),
         padded(sums["noise_total"].numpy()),
-        padded(np.zeros((shape[0], 2 + shape[1], d), sums["coef_block"].to(dtype).numpy().dtype)),
+        padded(np.zeros((many_runs, 2 + len(weights), d), sums["coef_block"].to(dtype).numpy().dtype)),
     )
-    return [kernels.State(*(column[r] for column in columns)) for r in range(shape[0])], first
+    return [kernels.State(*(column[r] for column in columns)) for r in range(many_runs)], made
 
 
-def _store(run: Run, states: list[kernels.State]) -> None:
-    """The replicas' states back into the model, the optimiser and the sums."""
+def _store(run: Run, states: list[kernels.State], count: int) -> None:
+    """The replicas' states after `count` steps back into the model, the optimiser and the sums."""
     weights, d = run.model.weights, run.X.shape[1]
     assert isinstance(weights, tuple)
-    momentum = run.optimizer.param_groups[0]["momentum"] != 0
     with torch.no_grad():
         for m, w in enumerate(weights):
             w.copy_(_gather([state.weights[m, :d] for state in states], w))
-            if momentum:
-                buffer = run.optimizer.state[w].setdefault("momentum_buffer", torch.empty_like(w))
-                buffer.copy_(_gather([state.buffers[m, :d] for state in states], w))
+        kept = range(len(states[0].buffers))
+        buffers.write(run, [_gather([state.buffers[k, :d] for state in states], weights[0]) for k in kept], count)
         for name, total in run.sums.items():
             width = total.shape[-1]
             total.copy_(_gather([getattr(state, name)[:width] for state in states], total))
@@ -228,6 +227,8 @@ def _layout(run: Run, path: Path) -> Any:
     if path == Path.PANELS:
         return panels.pack(X, many)
     rows = _padded(X) if copied(run.X) else np.ascontiguousarray(X)
+    if path == Path.ADAPTIVE:
+        return adaptive.adaptive(run, rows)
     if path == Path.SINGLE_ROW:
         return single_row.SingleRow(rows, (0,) * many)
     return {Path.WHOLE_BATCH: steps.Whole, Path.GENERAL: steps.General}.get(path, np.asarray)(rows)

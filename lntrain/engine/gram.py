@@ -70,7 +70,7 @@ def run_steps(reduced, y, rule, small, state, stream, step, drawn, total, rates,
         if done == 0 or t == 0:
             _project(rule, draws, wide, reduced.Q, projected, drawn + done - t, stream)
         lr, std = piece(rates, done, count), piece(stds, done, count)
-        _block(reduced.read, y, small, own, held, t, lr, std, False)
+        _block(reduced.read, y, small, own, held, t, lr, std, 0)
         _sum_noise(rule, wide, state.noise_block, t, std)
         if (step + done + count) % BLOCK == 0:
             close_block(rule, state)

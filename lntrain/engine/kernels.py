@@ -170,6 +170,22 @@ def label(rule, y, unit, draw, std, rows, first, width, target, total):  # type:
 
 
 @nb.njit(forceinline=True, error_model="numpy")
+def extent(rule, t):  # type: ignore[no-untyped-def]
+    """Where step t's rows begin in the index, and how many they are."""
+    whole = rule.sampling == FULL or rule.sampling == NOISY_ROWS
+    return (0, rule.rows) if whole else (t * rule.batch_size, rule.batch_size)
+
+
+@nb.njit(forceinline=True, error_model="numpy")
+def prepare(y, rule, w, beta, coef_block, grad, noise_block, unit, rows, target, t, std):  # type: ignore[no-untyped-def]
+    """Step t's labels and coefficients; grad is 0."""
+    width = rule.batch_size
+    first = (t >> rule.paired) * width
+    label(rule, y, unit, first, signed(rule, t, std), rows, t * width, width, target, noise_block)
+    begin(rule, w, beta, coef_block, grad)
+
+
+@nb.njit(forceinline=True, error_model="numpy")
 def close_block(rule, state):  # type: ignore[no-untyped-def]
     """Add the partial sums to the totals; clamp weights at the floor, since denormals are slow."""
     for part, total in ((state.coef_block, state.coef_total), (state.noise_block, state.noise_total)):

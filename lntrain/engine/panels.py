@@ -123,7 +123,7 @@ def _products(e: Any, x: Any, rows: Any, betas: list[Any], first: Any, target: A
 
 
 @nb.njit(nogil=True, error_model="numpy")
-def block(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+def block(read, y, rule, state, drawn, t, rates, stds, made):  # type: ignore[no-untyped-def]
     """len(rates) plain steps on the whole batch, within a block."""
     simd.widest()  # type: ignore[call-arg]
     w, total, noise_block = state.weights, state.coef_block, state.noise_block

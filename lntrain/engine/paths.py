@@ -7,14 +7,14 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from lntrain.engine import gram, kernels, lanes, panels, single_row, threads
+from lntrain.engine import buffers, gram, kernels, lanes, panels, single_row, threads
+from lntrain.engine.adaptive import LEAST_EPS
 from lntrain.engine.formulas import PARAMETRISATIONS
 from lntrain.engine.state import Run
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.column_space import ColumnSpaceNoise
 from lntrain.noise.labels import Antithetic, GaussianNoise, NoNoise, RademacherNoise
 from lntrain.optim.counting import count_step
-from lntrain.optim.sgd import LabelNoiseSGD
 
 # w^L at which decaying weights are clamped: negligible in results, but its ulp is no denormal, which would be slow
 FLOOR = {torch.float64: 1e-290, torch.float32: 1e-30}
@@ -39,6 +39,7 @@ class Path(StrEnum):
     SINGLE_ROW = "single_row"
     WHOLE_BATCH = "whole_batch"
     SPARSE = "sparse"
+    ADAPTIVE = "adaptive"
     GENERAL = "general"
 
 
@@ -54,6 +55,8 @@ def choose_path(run: Run, *, many: int = 1) -> Path:
 
 def on_cpu(run: Run, many: int) -> Path:
     """As `choose_path`, for a run on the CPU to which a compiled path `applies`."""
+    if is_adaptive(run):
+        return Path.ADAPTIVE
     if unfit(run, Path.GRAM) is None:
         return Path.GRAM
     if run.X.layout == torch.strided and rows_read(run) * run.X.shape[1] * run.X.itemsize >= threads.LARGE_BYTES:
@@ -77,6 +80,8 @@ def unfit(run: Run, path: Path) -> str | None:
         return "X is sparse" if sparse else "X is dense"
     if run.column_space is not None:  # in as many rows as X has directions, whatever the rule of its steps
         return None if path == Path.GRAM else f"its noise is drawn in the directions of X's columns: {Path.GRAM} alone"
+    if (path == Path.ADAPTIVE) != is_adaptive(run):
+        return f"the optimizer is {type(run.optimizer).__name__}"
     if path in (Path.GRAM, Path.LANES, Path.PANELS, Path.WHOLE_BATCH) and not (plain(run) and run.sampling == "full"):
         return "it needs plain steps on the whole batch: no batch_size, momentum, weight decay or depth above 2"
     if path == Path.SINGLE_ROW and not (plain(run) and one_row(run)):
@@ -116,8 +121,15 @@ def copied(X: Tensor) -> bool:
     return X.nbytes <= COPY_BYTES
 
 
+def is_adaptive(run: Run) -> bool:
+    """The optimiser is Adam, AdamW or RMSprop."""
+    return type(run.optimizer) in buffers.ADAPTIVE
+
+
 def plain(run: Run) -> bool:
-    """A step is the multiplicative one: as steps.plain of its rules."""
+    """A step is the multiplicative one: as kernels.plain of its rules."""
+    if is_adaptive(run):
+        return False
     group = run.optimizer.param_groups[0]
     return bool(group["momentum"] == 0 and group["weight_decay"] == 0 and run.model.depth == 2)
 
@@ -144,7 +156,13 @@ def applies(run: Run) -> str | None:
     if gpu and run.column_space is not None:
         return "the noise is drawn in the directions of X's columns, which compiled steps on a GPU do not know"
     if run.X.layout == torch.sparse_csr and not (plain(run) and one_row(run)):
-        return "a sparse X needs batch_size=1, depth 2, no momentum and no weight decay"
+        return "a sparse X needs SGD with batch_size=1, depth 2, no momentum and no weight decay"
+    if run.column_space is not None and is_adaptive(run):
+        return (
+            f"the noise is drawn in the directions of X's columns, and the optimizer is {type(run.optimizer).__name__}"
+        )
+    if gpu and is_adaptive(run):
+        return f"the optimizer is {type(run.optimizer).__name__}, whose steps are compiled for the CPU alone"
     return None
 
 
@@ -170,8 +188,9 @@ def _model(run: Run) -> str | None:
 
 def _optimizer(run: Run) -> str | None:
     optimizer, weights = run.optimizer, [id(w) for w in run.model.parameters()]
-    if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
-        return f"the optimizer is {type(optimizer).__name__}, not LabelNoiseSGD or torch.optim.SGD"
+    if type(optimizer) not in buffers.NAMES:
+        kinds = "LabelNoiseSGD, or torch.optim's SGD, Adam, AdamW or RMSprop"
+        return f"the optimizer is {type(optimizer).__name__}, not {kinds}"
     held = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
     if len(held) != 1 or sorted(held[0]) != sorted(weights):
         return "the optimizer must hold the model's weights, all in one group"
@@ -179,7 +198,23 @@ def _optimizer(run: Run) -> str | None:
     for option in ("maximize", "differentiable"):
         if group[option]:
             return f"{option}=True is not supported"
+    if is_adaptive(run) and (reason := _adaptive(run)) is not None:
+        return reason
     return "perturb() was called since the optimizer's last step" if group.get("noise_draw") else None
+
+
+def _adaptive(run: Run) -> str | None:
+    group, kind = run.optimizer.param_groups[0], type(run.optimizer).__name__
+    for option in ("amsgrad", "capturable", "centered", "momentum"):
+        if group.get(option):
+            return f"{option}={group[option]} of {kind} is not supported"
+    if any(isinstance(value, Tensor) for value in (group["lr"], group["weight_decay"], *group.get("betas", ()))):
+        return f"lr, betas or weight_decay of {kind} is a tensor, not a number"
+    if group["eps"] < (least := LEAST_EPS[run.X.dtype]):
+        return f"eps={group['eps']} of {kind} is below {least}"
+    if len({int(held["step"]) for held in run.optimizer.state.values() if "step" in held}) > 1:
+        return f"the weights have made different numbers of steps by {kind}"
+    return None
 
 
 def _noise(run: Run) -> str | None:

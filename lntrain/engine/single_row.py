@@ -122,7 +122,7 @@ def _stretch(e, parametrisation, vectors, w, total, X, rows, target, factor, fir
 
 
 @nb.njit(nogil=True, error_model="numpy")
-def block(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+def block(read, y, rule, state, drawn, t, rates, stds, made):  # type: ignore[no-untyped-def]
     """len(rates) plain steps on one row each, within a block."""
     simd.widest()  # type: ignore[call-arg]
     w, coef_block, noise_block = state.weights, state.coef_block, state.noise_block

@@ -24,7 +24,7 @@ class Sparse(NamedTuple):
 
 
 @nb.njit(nogil=True, error_model="numpy")
-def block(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+def block(read, y, rule, state, drawn, t, rates, stds, made):  # type: ignore[no-untyped-def]
     """len(rates) plain steps on one row each, within a block."""
     values, columns, begins = read.values, read.columns, read.begins
     w, sums, noise_block, kind = state.weights, state.coef_block, state.noise_block, rule.parametrisation

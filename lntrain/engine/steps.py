@@ -11,18 +11,18 @@ import numba as nb
 import numpy as np
 from numba.extending import overload
 
-from lntrain.engine import panels, simd, single_row, sparse
+from lntrain.engine import adaptive, panels, simd, single_row, sparse
 from lntrain.engine.drawing import draw, draw_rows
 from lntrain.engine.kernels import (
     FULL,
     NOISY_ROWS,
     STRETCH,
-    begin,
     by_weight,
     close_block,
+    extent,
     gradient,
-    label,
     plain,
+    prepare,
     sgd,
     signed,
 )
@@ -100,22 +100,6 @@ def piece(values, first, count):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(forceinline=True, error_model="numpy")
-def extent(rule, t):  # type: ignore[no-untyped-def]
-    """Where step t's rows begin in the index, and how many they are."""
-    whole = rule.sampling == FULL or rule.sampling == NOISY_ROWS
-    return (0, rule.rows) if whole else (t * rule.batch_size, rule.batch_size)
-
-
-@nb.njit(forceinline=True, error_model="numpy")
-def prepare(y, rule, w, beta, coef_block, grad, noise_block, unit, rows, target, t, std):  # type: ignore[no-untyped-def]
-    """Step t's labels and coefficients; grad is 0."""
-    width = rule.batch_size
-    first = (t >> rule.paired) * width
-    label(rule, y, unit, first, signed(rule, t, std), rows, t * width, width, target, noise_block)
-    begin(rule, w, beta, coef_block, grad)
-
-
-@nb.njit(forceinline=True, error_model="numpy")
 def conclude(rule, w, beta, coef_block, grad, slopes, buffers, rate, first):  # type: ignore[no-untyped-def]
     """Move the weights along grad, which already contains the rate where the step is plain."""
     if plain(rule):
@@ -127,7 +111,7 @@ def conclude(rule, w, beta, coef_block, grad, slopes, buffers, rate, first):  # 
 
 # A separate function: it takes the arrays out of their tuples once, as each time costs an atomic reference count
 @nb.njit(nogil=True, error_model="numpy")
-def _general(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+def _general(read, y, rule, state, drawn, t, rates, stds, made):  # type: ignore[no-untyped-def]
     """len(rates) steps within a block; t counts steps from the first that `drawn` holds."""
     simd.widest()  # type: ignore[call-arg]
     w, buffers, coef_block, noise_block = state.weights, state.buffers, state.coef_block, state.noise_block
@@ -139,11 +123,11 @@ def _general(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[
         scale = rule.scale * rates[k] if plain(rule) else rule.scale
         first, count = extent(rule, t + k)
         gradient(X, index, first, count, beta, target, scale, residual, grad)
-        conclude(rule, w, beta, coef_block, grad, slopes, buffers, rates[k], new and k == 0)
+        conclude(rule, w, beta, coef_block, grad, slopes, buffers, rates[k], made + k == 0)
 
 
 @nb.njit(nogil=True, error_model="numpy")
-def _whole(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+def _whole(read, y, rule, state, drawn, t, rates, stds, made):  # type: ignore[no-untyped-def]
     """As `_general`, for plain steps on the whole batch: its branches cost as much as a short step."""
     simd.widest()  # type: ignore[call-arg]
     w, coef_block, noise_block = state.weights, state.coef_block, state.noise_block
@@ -167,34 +151,36 @@ BLOCKS = {
     panels.Panels: panels.block,
     single_row.SingleRow: single_row.block,
     sparse.Sparse: sparse.block,
+    adaptive.Adaptive: adaptive.block,
 }
 
 
-def _block(read: Any, y: Any, rule: Any, state: Any, drawn: Any, t: Any, rates: Any, stds: Any, new: Any) -> None:
+def _block(read: Any, y: Any, rule: Any, state: Any, drawn: Any, t: Any, rates: Any, stds: Any, made: Any) -> None:
     """len(rates) steps within a block, by the code for how X is read."""
-    BLOCKS[type(read)](read, y, rule, state, drawn, t, rates, stds, new)
+    BLOCKS[type(read)](read, y, rule, state, drawn, t, rates, stds, made)
 
 
 @overload(_block)
-def _compiled_block(read, y, rule, state, drawn, t, rates, stds, new):  # type: ignore[no-untyped-def]
+def _compiled_block(read, y, rule, state, drawn, t, rates, stds, made):  # type: ignore[no-untyped-def]
     chosen = BLOCKS[read.instance_class]
-    return lambda read, y, rule, state, drawn, t, rates, stds, new: chosen(
-        read, y, rule, state, drawn, t, rates, stds, new
+    return lambda read, y, rule, state, drawn, t, rates, stds, made: chosen(
+        read, y, rule, state, drawn, t, rates, stds, made
     )
 
 
 @compiled(nogil=True, error_model="numpy")
-def run_steps(read, y, rule, state, held, stream, step, drawn, total, rates, stds, new):  # type: ignore[no-untyped-def]
+def run_steps(read, y, rule, state, held, stream, step, drawn, total, rates, stds, made):  # type: ignore[no-untyped-def]
     """Run `total` steps from `step` on; `drawn` is the optimiser's step count, which indexes noise and rows.
 
     read: X in the layout of a path, one of BLOCKS. held: memory of `empty`. stream: of drawing.stream_of.
-    rates, stds: lr and std of each step, or of one block for all. new: no momentum buffer exists yet.
+    rates, stds: lr and std of each step, or of one block for all. made: steps of the optimiser before; 0 if its buffers
+    do not exist yet.
     """
     size = stretch(rule.batch_size)
     for done, count, t in chunks(step, drawn, total, size):
         if done == 0 or t == 0:
             refill(rule, held, size, drawn + done - t, stream)
         lr, std = piece(rates, done, count), piece(stds, done, count)
-        _block(read, y, rule, state, held, t, lr, std, new and done == 0)
+        _block(read, y, rule, state, held, t, lr, std, made + done)
         if (step + done + count) % BLOCK == 0:
             close_block(rule, state)

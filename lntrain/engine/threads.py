@@ -26,7 +26,7 @@ SHARED_BYTES = 1_000_000  # of rows that every replica reads before the next row
 def _prepare(y, rule, state, drawn, t, std):  # type: ignore[no-untyped-def]
     simd.widest()  # type: ignore[call-arg]
     room, unit, rows = state.room, drawn.unit, drawn.rows
-    steps.prepare(
+    kernels.prepare(
         y, rule, state.weights, room[0], state.coef_block, room[1], state.noise_block, unit, rows, drawn.target, t, std
     )
 
@@ -66,7 +66,7 @@ def run_steps(
     total: int,
     rates: Any,
     stds: Any,
-    new: bool,
+    made: int,
 ) -> None:
     """As steps.run_steps, for all replicas together: rules, states, streams and stds hold one each."""
     replicas, threads = range(len(states)), min(PARTS, torch.get_num_threads())
@@ -84,11 +84,11 @@ def run_steps(
                 for r in replicas:
                     _prepare(y, rules[r], states[r], held[r], t + k, steps.piece(stds[r], at, 1)[0])
                 scales = [rule.scale * rate if kernels.plain(rule) else rule.scale for rule in rules]
-                share = partial(_share, X, held, steps.extent(rules[0], t + k), betas, scales, grads, threads)
+                share = partial(_share, X, held, kernels.extent(rules[0], t + k), betas, scales, grads, threads)
                 list(pool.map(share, range(threads)))
                 close = (step + at + 1) % BLOCK == 0
                 for r in replicas:
-                    _conclude(rules[r], states[r], grads[:, r], rate, new and at == 0, close)
+                    _conclude(rules[r], states[r], grads[:, r], rate, made + at == 0, close)
 
 
 def _share(

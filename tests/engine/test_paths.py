@@ -606,9 +606,9 @@ def _module():
     return run
 
 
-def _adam():
+def _adagrad():
     run = make()
-    run.optimizer = torch.optim.Adam(run.model.parameters())
+    run.optimizer = torch.optim.Adagrad(run.model.parameters())
     return run
 
 
@@ -637,7 +637,7 @@ def _subclass():
 
 
 REFUSED = {
-    "Linear": _module, "Adam": _adam, "one group": _groups, "float16": _half, "hooks": _hook, "Mine": _subclass,
+    "Linear": _module, "Adagrad": _adagrad, "one group": _groups, "float16": _half, "hooks": _hook, "Mine": _subclass,
     "maximize": lambda: make(maximize=True), "differentiable": lambda: make(differentiable=True),
 }  # fmt: skip
 
