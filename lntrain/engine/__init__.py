@@ -15,6 +15,7 @@ chunks of steps and the threads, a path gives the same bits.
 | `whole_batch` | plain, all rows | by rows | steps | 1.2 general | bit for bit | panels |
 | `single_row` | plain, one drawn row | the row, the next | single_row | 3 to 4 general | bit for bit | single_rows |
 | `sparse` | plain, one drawn row of a CSR X | its numbers | sparse | as X is sparse | bit for bit | test_sparse |
+| `adaptive` | Adam, AdamW, RMSprop of torch.optim | by rows | adaptive | | bit for bit | test_adaptive |
 | `general` | momentum, decay, depth, batches, noisy rows | by rows | steps | | bit for bit | fused_follows |
 
 Plain: depth 2, no momentum, no weight decay: a multiplicative step. `general` runs every dense case and is the
