@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,28 @@ def whole_number(name: str, value: Any, least: int = 0, below: int = 2**64) -> i
     Raises:
         ValueError: it is no whole number of least..below-1.
     """
-    plain = not isinstance(value, (bool, str)) and value is not None
-    if not plain or not math.isfinite(value) or int(value) != value or not least <= int(value) < below:
+    try:
+        number = -1 if isinstance(value, (bool, str)) or int(value) != value else int(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # a list, a tensor of many, NaN, infinity
+        number = -1
+    if not least <= number < below:
         raise ValueError(f"{name}={value!r} must be a whole number, at least {least} and below {below}")
-    return int(value)
+    return number
+
+
+def seed_or_seeds(value: Any) -> int | list[int]:
+    """A seed as an int; a list, an array or a tensor of them, one a replica, as a list.
+
+    >>> seed_or_seeds(np.int64(3)), seed_or_seeds(np.array([1, 2]))
+    (3, [1, 2])
+
+    Raises:
+        ValueError: as `whole_number`.
+    """
+    listed = value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
+    if isinstance(listed, Sequence) and not isinstance(listed, str):
+        return [whole_number("seed", seed) for seed in listed]
+    return whole_number("seed", listed)
 
 
 def real_number(name: str, value: Any, *, positive: bool = False) -> float:
@@ -77,25 +96,43 @@ def group_labels(groups: Any, d: int) -> NDArray[np.int64]:
     ([0, 1, 0], [1, 1, 0])
 
     Raises:
-        ValueError: an index that is missing, given twice or none of 0..d-1, by name; labels of another length.
+        ValueError: no list; an index that is missing, given twice or none of 0..d-1, by name; labels of another length
+            or that do not compare, such as None or NaN.
     """
-    listed = list(groups.tolist() if hasattr(groups, "tolist") else groups)
-    if not any(np.ndim(group) for group in listed):
-        if len(listed) != d:
-            raise ValueError(f"groups holds {len(listed)} labels for {d} columns: give one a column, or index lists")
-        return np.unique(np.asarray(listed), return_inverse=True)[1].astype(np.int64)
+    listed = groups.tolist() if hasattr(groups, "tolist") else groups
+    if isinstance(listed, (str, bytes, Mapping)) or not isinstance(listed, Iterable):
+        raise ValueError(f"groups={groups!r} is no list: give index lists, such as [[0, 1], [2]], or a label a column")
+    members = [_members(group) for group in listed]
+    if not any(isinstance(group, list) for group in members):
+        return _numbered(members, d)
     labels = np.full(d, -1, dtype=np.int64)
-    for g, group in enumerate(listed):
-        for j in (whole_number(f"groups[{g}]", i, 0, d) for i in np.atleast_1d(group).tolist()):
+    for g, group in enumerate(members):
+        for j in (whole_number(f"groups[{g}]", i, 0, d) for i in (group if isinstance(group, list) else [group])):
             if labels[j] >= 0:
                 raise ValueError(f"column {j} is in groups {labels[j]} and {g}: groups may not overlap")
             labels[j] = g
-        if np.size(group) == 0:
+        if group == []:
             raise ValueError(f"groups[{g}] is empty: leave it out")
     if (labels < 0).any():
         missing = ", ".join(map(str, np.flatnonzero(labels < 0)[:5]))
         raise ValueError(f"groups lack column {missing}: give each of the {d} columns a group, alone if need be")
     return labels
+
+
+def _members(group: Any) -> Any:
+    """A list's, a set's or an array's members as a list; a label as it is."""
+    group = group.tolist() if hasattr(group, "tolist") else group
+    return list(group) if isinstance(group, Iterable) and not isinstance(group, (str, bytes)) else group
+
+
+def _numbered(labels: list[Any], d: int) -> NDArray[np.int64]:
+    """Labels as 0..G-1."""
+    if len(labels) != d:
+        raise ValueError(f"groups holds {len(labels)} labels for {d} columns: give one a column, or index lists")
+    for j, label in enumerate(labels):
+        if not isinstance(label, (str, numbers.Real)) or label != label:
+            raise ValueError(f"groups[{j}]={label!r} is no label: give a number or a name")
+    return np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64)
 
 
 def _frame(frame: Any) -> Any:

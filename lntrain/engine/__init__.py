@@ -29,6 +29,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numba as nb
+
 from lntrain.engine import cpu, cuda, loop
 from lntrain.engine.paths import Path, applies, choose_path, unfit
 from lntrain.engine.state import Run
@@ -36,6 +38,7 @@ from lntrain.engine.state import Run
 __all__ = ["ENGINES", "Path", "Run", "choose", "choose_path"]
 
 ENGINES = ("auto", "torch", "fused")
+NO_COMPILER = "numba compiles nothing (NUMBA_DISABLE_JIT)" if nb.config.DISABLE_JIT else None  # type: ignore[attr-defined]
 
 
 def choose(engine: str, run: Run) -> tuple[str, Callable[[Run, int], None]]:
@@ -45,7 +48,7 @@ def choose(engine: str, run: Run) -> tuple[str, Callable[[Run, int], None]]:
     """
     if engine not in (*ENGINES, *Path):
         raise ValueError(f"engine={engine!r} is unknown: choose one of {', '.join(ENGINES)}, or {', '.join(Path)}")
-    reason = None if engine == "torch" else applies(run)
+    reason = None if engine == "torch" else NO_COMPILER or applies(run)
     if engine not in ("auto", "torch") and reason is not None:
         raise ValueError(f'engine="{engine}" cannot run this: {reason}; take engine="torch" or "auto"')
     if engine == "torch" or reason is not None:

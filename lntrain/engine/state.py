@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lntrain._checks import whole_number
+from lntrain._checks import seed_or_seeds
 from lntrain.noise.column_space import ColumnSpaceNoise
 from lntrain.noise.labels import Additive, Antithetic, Noise, Std, as_noise
 from lntrain.noise.philox import sampled_rows
@@ -60,14 +60,21 @@ class Run:
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """A hash of the training data, and noise given to `train`; of a large X only some 10,000 numbers are hashed."""
+        """What a resumed run must share: hashes of data (10,000 numbers of a large X) and groups, optimiser, noise."""
         X = (self.X if self.X.layout == torch.strided else self.X.values()).detach().reshape(-1)
         digest = hashlib.sha256(str((tuple(self.X.shape), len(X))).encode())
         for part in (X[:: max(1, len(X) // 10_000)], self.y.detach()):
             digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())  # of any dtype
-        own = isinstance(self.optimizer, LabelNoiseSGD)  # whose state holds its noise
-        noise = {} if own else {"noise": f"{type(self.noise).__name__}(std={self.std})", "seed": str(self.seed)}
-        return {"dtype": str(self.X.dtype), "problem": digest.hexdigest()[:16], **noise}
+        known = {"dtype": str(self.X.dtype), "problem": digest.hexdigest()[:16]}
+        known["optimizer"] = type(self.optimizer).__name__
+        if isinstance(groups := getattr(self.model, "groups", None), Tensor):
+            known["groups"] = hashlib.sha256(groups.cpu().numpy().tobytes()).hexdigest()[:16]
+        if not isinstance(self.optimizer, LabelNoiseSGD):  # whose state holds its noise
+            kinds = [type(self.noise).__name__]
+            if isinstance(self.noise, Antithetic):
+                kinds.append(type(self.noise.noise).__name__)
+            known |= {"noise": f"{' of '.join(kinds)}(std={self.std})", "seed": str(self.seed)}
+        return known
 
     def carry(self, noise: Noise | float | None, seed: int | Sequence[int] | None) -> None:
         """Noise of the labels, and the seed of it and of drawn rows, for an optimiser that carries none.
@@ -78,8 +85,7 @@ class Run:
         if isinstance(self.optimizer, LabelNoiseSGD):
             raise ValueError(f"noise={noise}, seed={seed}: a LabelNoiseSGD carries its own, give them to it alone")
         if seed is not None:
-            many = isinstance(seed, Sequence) and not isinstance(seed, str)
-            self.seed = [whole_number("seed", s) for s in seed] if many else whole_number("seed", seed)  # type: ignore
+            self.seed = seed_or_seeds(seed)
         self.keys()  # a seed for each replica, or an error
         if noise is None:
             return

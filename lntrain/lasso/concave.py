@@ -11,8 +11,8 @@ import torch
 from scipy.sparse import diags_array, issparse, vstack
 from torch import Tensor
 
-from lntrain._checks import as_float64
-from lntrain.lasso.certificate import Array, fitting_problem, of_shape
+from lntrain._checks import as_float64, real_number
+from lntrain.lasso.certificate import Array, finite, fitting_problem, of_shape
 from lntrain.lasso.solve import weighted_lasso
 
 CERTIFIED = 1e-8  # the largest KKT residual, relative to the penalty's slope
@@ -106,18 +106,16 @@ def stationary_point(
     Source: Candes, Wakin, Boyd 2008 (reweighted l1); theory.md section 9.
     """
     X, y, weights = fitting_problem(X, y, weights)
+    exponent = real_number("exponent", exponent)
     if not 0 < exponent < 1:
         raise ValueError(f"exponent={exponent} must lie between 0 and 1: 1 is weighted_lasso, above it bridge")
-    powers = (Power(torch.from_numpy(weights), float(exponent)), *terms)
-    for term in terms:
-        if not 1 <= term.exponent <= 2 or term.weights.shape != weights.shape or not bool((term.weights >= 0).all()):
-            raise ValueError(f"terms: {term} is no penalty |beta|^p, 1 <= p <= 2, of {len(weights)} weights >= 0")
+    powers = (Power(torch.from_numpy(weights), exponent), *_checked(terms, len(weights)))
     squares = np.asarray((X.multiply(X) if issparse(X) else X**2).mean(0))
     if start is None:
         size = np.sqrt((y @ y) / len(y) / np.where(squares > 0, squares, np.inf))
         coef = _reweighted(X, y, powers, size, positive)
     else:
-        coef = of_shape("start", as_float64(start), squares.shape).copy()
+        coef = np.where(squares > 0, finite("start", of_shape("start", as_float64(start), squares.shape)), 0.0)
         coef = np.maximum(coef, 0.0) if positive else coef
     problem = _Problem(X, y, powers, positive)
     if nearest and (near := problem.newton(coef, bent=True)) is not None:
@@ -134,6 +132,18 @@ def stationary_point(
             f"{point.curvature:.1e}: raise the weights (their mean is {weights.mean():.3g}) or standardise X"
         )
     return point
+
+
+def _checked(terms: Any, d: int) -> list[Power]:
+    """The terms in float64."""
+    found = list(terms) if isinstance(terms, Sequence) else [terms]
+    for term in found:
+        weights = as_float64(term.weights) if isinstance(term, Power) else np.empty(0)
+        if weights.shape != (d,) or not ((weights >= 0) & (weights < np.inf)).all() or not 1 <= term.exponent <= 2:
+            raise ValueError(
+                f"terms: {term} is no penalty: give Power(weights, p), {d} finite weights >= 0 and 1 <= p <= 2"
+            )
+    return [Power(torch.from_numpy(as_float64(term.weights)), float(term.exponent)) for term in found]
 
 
 def _reweighted(X: Any, y: Array, powers: Sequence[Power], coef: Array, positive: bool) -> Array:

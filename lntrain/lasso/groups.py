@@ -17,6 +17,7 @@ from lntrain.lasso.certificate import GAP, Array, finite, fitting_problem, of_sh
 
 EXACT = 1e-12  # gap wanted of the solver, of which GAP is asked: a coefficient's error goes as its root
 ROUNDS, SWEEPS = 200, 100  # of sweeps, each followed by Newton on the groups left
+ROUNDING = 1e-12  # a group so much smaller than the largest, in fit, is none if the gap says so too
 NULL = 1e-10  # part of X_g, relative, that may lie where its metric is zero
 
 
@@ -80,7 +81,7 @@ def group_lasso(
     X, y, lam, blocks = _problem(X, y, penalty, groups, metric)
     z = np.zeros(len(blocks.columns))
     if start is not None:
-        z = blocks.whitened(of_shape("start", as_float64(start), X.shape[1:]))
+        z = blocks.whitened(finite("start", of_shape("start", as_float64(start), X.shape[1:])))
     for _ in range(ROUNDS):
         if _gap(blocks, y, lam, z)[0] <= EXACT:
             break
@@ -89,6 +90,7 @@ def group_lasso(
         z = newton(blocks.columns, blocks.begins, lam, y, z)
         if np.array_equal(z, before):
             break
+    z = _without_rounding(blocks, y, lam, z)
     gap, objective = _gap(blocks, y, lam, z)
     if not gap <= GAP:
         raise RuntimeError(
@@ -195,6 +197,13 @@ def _whiten(X: Array, metric: Any, g: int) -> _Block:
     return _Block((X @ back @ turn).T, rank, turn.T @ to, back @ turn)
 
 
+def _without_rounding(blocks: Blocks, y: Array, lam: Array, z: Array) -> Array:
+    """z without groups that are rounding, such as the second of two equal groups, where that costs no gap."""
+    sizes = blocks.norms(z)
+    kept = np.where(np.repeat(sizes > ROUNDING * sizes.max(), np.diff(blocks.begins)), z, 0.0)
+    return kept if _gap(blocks, y, lam, kept)[0] <= max(EXACT, _gap(blocks, y, lam, z)[0]) else z
+
+
 def _problem(X: Any, y: Any, penalty: Any, groups: Any, metric: Any) -> tuple[Array, Array, Array, Blocks]:
     X, y, _ = fitting_problem(X, y, 1.0)
     X = X.toarray() if hasattr(X, "toarray") else X
@@ -203,8 +212,8 @@ def _problem(X: Any, y: Any, penalty: Any, groups: Any, metric: Any) -> tuple[Ar
     lam = as_float64(penalty)
     if lam.shape not in ((), (many,)):
         raise ValueError(f"penalty has shape {lam.shape}: there are {many} groups")
-    if metric is not None and len(metric) != many:
-        raise ValueError(f"metric holds {len(metric)} matrices: there are {many} groups")
+    if metric is not None and (held := len(metric) if hasattr(metric, "__len__") else 0) != many:
+        raise ValueError(f"metric holds {held} matrices: there are {many} groups")
     return X, y, positive_penalty(np.broadcast_to(lam, (many,)).copy(), many), whiten(X, labels, metric)
 
 

@@ -101,9 +101,9 @@ class DiagonalLinear(nn.Module):
         )
         if groups is not None and parametrisation != "hadamard":
             raise ValueError(f'groups need parametrisation="hadamard", beta_g = u_g v_g: it is {parametrisation!r}')
-        labels = None if groups is None else torch.from_numpy(group_labels(groups, in_features)).to(device)
-        self.register_buffer("groups", labels)
-        width = in_features if labels is None else int(labels.max()) + 1
+        labels = None if groups is None else torch.from_numpy(group_labels(groups, in_features))
+        self.register_buffer("groups", None if labels is None else labels.to(device))
+        width = in_features if labels is None else int(labels.max()) + 1  # of labels that may not lie on "meta"
         first, second = self._initial(init, (width,) if replicas is None else (replicas, width), parametrisation)
         if labels is not None:  # one number for a group, and a vector that starts at 0: beta may go anywhere
             second = torch.zeros(*first.shape[:-1], in_features, dtype=torch.float64)
@@ -181,5 +181,5 @@ class DiagonalLinear(nn.Module):
 
     def extra_repr(self) -> str:
         kind = f"parametrisation={self.parametrisation!r}, depth={self.depth}"
-        groups = "" if self.groups is None else f", groups={int(self.groups.max()) + 1}"
+        groups = "" if self.groups is None else f", groups={self.weights[0].shape[-1]}"
         return f"{self.in_features}, {kind}, replicas={self.replicas}{groups}"

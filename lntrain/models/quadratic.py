@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from lntrain._checks import whole_number
@@ -79,7 +80,10 @@ def quadratic(
         _check(module, layer, name)
     # All layers are checked before any is changed: a refusal leaves the model as it was.
     starts = [_start(layer, name, keep) for layer in layers]
-    steps = [_Quadratic(parametrisation, init, _blocks(tuple(start.shape), group)) for start in starts]
+    blocks = [
+        _blocks(tuple(start.shape), _axis(layer, name, group)) for layer, start in zip(layers, starts, strict=True)
+    ]
+    steps = [_Quadratic(parametrisation, init, each) for each in blocks]
     for step, start in zip(steps, starts, strict=True):
         step.right_inverse(start)
     for layer, step, start in zip(layers, steps, starts, strict=True):
@@ -169,6 +173,21 @@ class _Blocks(NamedTuple):
     def groups(self) -> int:
         """How many groups."""
         return math.prod(size for axis, size in enumerate(self.shape) if axis not in self.inside)
+
+
+def _axis(layer: nn.Module, name: str, group: str | int | None) -> str | int | None:
+    """`group` for a weight (out, in, ...): a transposed convolution's is (in, out, ...).
+
+    Raises:
+        ValueError: a convolution in groups, whose second axis counts the channels of each.
+    """
+    if not isinstance(layer, _ConvNd) or name != "weight" or group not in ("in", "out"):
+        return group
+    if layer.groups > 1 and (group == "out") == layer.transposed:
+        raise ValueError(
+            f'group="{group}" is not defined with groups={layer.groups} in {type(layer).__name__}: give a number'
+        )
+    return {"in": "out", "out": "in"}[str(group)] if layer.transposed else group
 
 
 def _blocks(shape: tuple[int, ...], group: str | int | None) -> _Blocks | None:

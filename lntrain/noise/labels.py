@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -305,7 +306,9 @@ def as_noise(noise: Any) -> Noise:
     >>> as_noise(0.5)
     GaussianNoise(std=0.5, schedule=None)
     """
-    if isinstance(noise, (int, float)) and not isinstance(noise, bool):
+    if isinstance(noise, (Tensor, np.ndarray)) and noise.ndim == 0:
+        noise = noise.item()
+    if isinstance(noise, numbers.Real) and not isinstance(noise, bool):
         return GaussianNoise(float(noise)) if noise else NoNoise()
     if not isinstance(noise, Noise):
         raise ValueError(f"noise={noise!r} must be a number (a std) or a noise such as GaussianNoise(std=1.0)")

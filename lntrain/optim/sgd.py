@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lntrain._checks import whole_number
+from lntrain._checks import seed_or_seeds
 from lntrain.noise.controls import ParameterNoise, outside_graphs, shake
 from lntrain.noise.labels import Draw, Noise, NoNoise, as_noise, check_std
 from lntrain.optim.counting import again, count_step, hook, note_dropped, refuse_vmap
@@ -107,9 +107,7 @@ class LabelNoiseSGD(torch.optim.SGD):
             raise ValueError(f"momentum={momentum} must lie in [0, 1), dampening={dampening} be finite")
         self._noise_defaults: dict[str, Any] = {
             "noise_std": list(std) if isinstance(std, tuple) else std,
-            "seed": [whole_number("seed", s) for s in seed]
-            if isinstance(seed, Sequence)
-            else whole_number("seed", seed),
+            "seed": seed_or_seeds(seed),
             "noise_step": 0,
             "noise_draw": 0,
         }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lntrain._checks import real_number
 from lntrain.data.problem import Problem
 from lntrain.lasso.concave import Power, StationaryPoint, stationary_point
 from lntrain.models.diagonal import DiagonalLinear
@@ -47,7 +49,11 @@ def options_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     kept = ("lr", "betas", "alpha", "eps", "weight_decay", "decoupled_weight_decay")
     if any(other.get(key) != first.get(key) for other in others for key in kept):
         raise ValueError(f"{name}: parameter groups of different options solve no known problem")
+    if not real_number("lr", first["lr"]) > 0:
+        raise ValueError(f"lr={first['lr']:g} must be positive: without steps nothing is trained")
     beta1, beta2 = first["betas"] if "betas" in first else (0.0, first["alpha"])
+    if not 0 <= beta2 < 1:
+        raise ValueError(f"alpha={beta2:g}: v is never renewed, so no penalty is predicted: take one below 1")
     decoupled = isinstance(optimizer, torch.optim.AdamW) or bool(first.get("decoupled_weight_decay"))
     return {
         "lr": float(first["lr"]),
@@ -89,7 +95,8 @@ def adaptive_problem(
         raise ValueError(_forgets(step, reference.coef, memory))
     notes = [*_notes(step, reference.coef, memory), *_more_notes(step, model, options, reference.coef, loss_constant)]
     if (twins := _twins(problem, reference.support)) is not None:
-        notes.append(f"columns {twins} are proportional: from equal weights they share a coefficient, at a saddle")
+        where = "at a saddle or, with this decay, a minimum" if terms else "at a saddle"
+        notes.append(f"columns {twins} are proportional: from equal weights they share a coefficient, {where}")
     if drawn:
         notes.append("rows drawn in batches add the variance of their own gradients to s_j^2, which is left out")
     return AdaptiveProblem(step, terms, reference, memory, tuple(notes))
@@ -123,9 +130,11 @@ def _decay(
 def _forgets(step: AdaptiveStep, coef: Tensor, memory: Tensor) -> str:
     j = int(memory.argmin())
     relaxes = float(step.design.c[j] * step.lr * step.depth * coef[j].abs() ** step.exponent / step.sd[j])
+    forgets = min(relaxes, 0.1) / 20
+    enough = f"{1 - forgets:.{2 - math.floor(math.log10(forgets))}f}"  # as many digits as tell it from 1
     return (
         f"beta2={step.beta2:g} is too small: v forgets before weights relax, which leaves {float(memory[j]):.2g} "
-        f"of the penalty of column {j}; take {1 - min(relaxes, 0.1) / 20:.6f}, which leaves .95, or a larger lr"
+        f"of the penalty of column {j}; take {enough}, which leaves .95, or a larger lr"
     )
 
 

@@ -7,10 +7,25 @@ from torch import Tensor
 
 from lntrain.data.problem import Problem
 from lntrain.lasso.groups import GroupLassoSolution
+from lntrain.theory.choose import SHAKE
 from lntrain.theory.dynamics import Dynamics
 
 
 def stable_group_lr(problem: Problem, reference: GroupLassoSolution, dynamics: Dynamics) -> float:
+    """The step beyond which training is unstable somewhere, by three bounds as in `stable_along`.
+
+    `stable_at`; at the start a lr ||X_g^T y|| / n < 1; and the noise that a step multiplies into a group's weights
+    has a variance 2 a lr lambda_g sqrt(k_g), k_g = tr C_g + omega, of at most SHAKE.
+    """
+    (_, k), X = _sizes(problem, reference), problem.design.X
+    slope = X.T @ problem.y.double().cpu() / len(X)
+    steepest = float(torch.zeros_like(k).index_add_(0, reference.groups, slope.square()).sqrt().max())
+    shaken = float((reference.penalty * k.sqrt()).max())
+    start = min(1 / max(steepest, 1e-300), SHAKE / (2 * shaken)) / dynamics.rate(1.0)
+    return min(start, stable_at(problem, reference, dynamics))
+
+
+def stable_at(problem: Problem, reference: GroupLassoSolution, dynamics: Dynamics) -> float:
     """The step above which training leaves the reference: `stable_lr`, of the Hessian a J^T S J, J = (v_g, u_g I).
 
     There u_g^2 = ||K_g^(1/2) beta_g|| / sqrt(k_g), which minimises the penalty at fixed beta_g.

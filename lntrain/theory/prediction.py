@@ -134,6 +134,7 @@ def predict(
     """
     if not isinstance(model, DiagonalLinear):
         raise ValueError(f"no penalty is predicted for a {type(model).__name__}: give a DiagonalLinear")
+    _check_fit(model, optimizer, problem)
     if type(optimizer) in ADAPTIVE:
         if model.groups is not None:
             raise ValueError(f"no penalty is predicted for {type(optimizer).__name__} and groups: give SGD")
@@ -165,6 +166,18 @@ def predict(
     notes = _notes(lr, stable, labels)
     bias = dynamics.bias(problem, reference, lr)
     return Prediction(penalty, 1.0, reference, bias, stable, tuple(notes), _expect=(target, dynamics, lr, std))
+
+
+def _check_fit(model: DiagonalLinear, optimizer: torch.optim.Optimizer, problem: Problem) -> None:
+    """An optimiser of all of the model's weights, and a problem of its width."""
+    if not isinstance(problem, Problem):
+        raise ValueError(f"problem is a {type(problem).__name__}: give a Problem(X, y)")
+    if model.in_features != problem.d:
+        raise ValueError(f"model has in_features={model.in_features}, the problem d={problem.d}")
+    held = {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
+    known = type(optimizer) in (*ADAPTIVE, torch.optim.SGD, LabelNoiseSGD)  # others are refused by name
+    if known and not all(id(w) in held for w in model.weights):
+        raise ValueError("optimizer does not hold all of the model's weights: build it from model.parameters()")
 
 
 def _notes(lr: float, stable: float, labels: Any) -> list[str]:

@@ -22,7 +22,8 @@ class DivergenceError(RuntimeError):
 def divergence_bound(start: Tensor, y: Tensor, std: Any, scale: float) -> Tensor:
     """The loss beyond which a run has diverged; start: its first, () or (R,), std: of the noise, one or (R,)."""
     return GROWTH * (
-        start.nan_to_num(0.0, 0.0).max() + scale * (y.square().mean() + torch.as_tensor(std).square().max())
+        start.nan_to_num(0.0, 0.0).max()
+        + scale * (y.square().mean() + torch.as_tensor(std, dtype=torch.float64).square().max())
     )
 
 
@@ -65,7 +66,7 @@ def leave_diverged(run: Run, problem: Problem, bound: Tensor, *, keep: bool = Fa
 def _remedy(run: Run, problem: Problem, lr: float) -> str:
     """Advice: an lr below the failed one that is stable at the least squares solution and half way through the run."""
     quadratic = isinstance(run.model, DiagonalLinear) and run.model.depth == 2 and run.model.groups is None
-    if not quadratic or problem.X.layout != torch.strided:
+    if not quadratic or not isinstance(run.optimizer, torch.optim.SGD) or problem.X.layout != torch.strided:
         return "take a smaller lr"
     X, y = problem.X.double(), problem.y.double()
     coef = problem.coef if problem.coef is not None else torch.linalg.pinv(X) @ y

@@ -64,7 +64,7 @@ def evaluate(
 
     A prediction with an exponent below 1 (Adam and the like) has many stationary points: distances are to the one
     nearest to the run's own mean (at_minimum: 0 for a saddle); kkt_residual and penalty_ratio hold on its support,
-    and nothing is said of l1.
+    nothing is said of l1, and figures are NaN where no point is certified.
 
     Args:
         problem: what was trained on. snapshot: from `train`.
@@ -98,7 +98,10 @@ def measure(
     *,
     average: str = "all",
 ) -> dict[str, Tensor]:
-    """`evaluate` before the mean: name -> (R,) values, (1,) without replicas."""
+    """`evaluate` before the mean: name -> (R,) values, (1,) without replicas; NaN for a replica that diverged."""
+    gone = _gone(snapshot)
+    if bool(gone.any()) and not bool(gone.all()):
+        return _measure_whole(problem, snapshot, reference, penalty, average, ~gone)
     many = snapshot.loss.ndim > 0
 
     def rows(values: Tensor) -> Tensor:
@@ -139,6 +142,26 @@ def measure(
     return columns | _against(problem, lassos, penalty, last, averages, judged, rows(noise), drawn, fell, sampled)
 
 
+def _gone(snapshot: Snapshot) -> Tensor:
+    """(R,) which replicas diverged and were kept, as NaN."""
+    coef = snapshot.mean_coef
+    return torch.tensor([False]) if coef is None or coef.ndim == 1 else ~coef.isfinite().all(-1)
+
+
+def _measure_whole(
+    problem: Problem, snapshot: Snapshot, reference: Any, penalty: Any, average: str, whole: Tensor
+) -> dict[str, Tensor]:
+    """`measure` of the replicas that are `whole` (R,), NaN for the others."""
+    own: dict[str, Any] = {name: value[whole] for name, value in vars(snapshot).items() if isinstance(value, Tensor)}
+    if isinstance(reference, Sequence):
+        reference = [each for each, kept in zip(reference, whole.tolist(), strict=True) if kept]
+    if penalty is not None and torch.as_tensor(penalty).ndim == 2:
+        penalty = torch.as_tensor(penalty)[whole]
+    columns = measure(problem, replace(snapshot, **own), reference, penalty, average=average)
+    nothing = torch.full(whole.shape, torch.nan, dtype=torch.float64)
+    return {name: nothing.masked_scatter(whole.cpu(), values) for name, values in columns.items()}
+
+
 def _truth(problem: Problem, mean: Tensor, last: Tensor) -> dict[str, Tensor]:
     """Distances to the coefficients that made the labels, where these are known."""
     if problem.coef is None:
@@ -159,8 +182,8 @@ def _opened(reference: Any, penalty: Any) -> tuple[Any, Any]:
         own = reference.reference
         penalty = reference.weights if penalty is None and isinstance(own, LassoSolution) else penalty
         reference = own
-    if penalty is not None and isinstance(reference, GroupLassoSolution):
-        raise ValueError("penalty: a group lasso carries its own, leave it out")
+    if penalty is not None and isinstance(reference, (GroupLassoSolution, StationaryPoint, Reference)):
+        raise ValueError(f"penalty: a {type(reference).__name__} carries its own, leave it out")
     return reference, penalty
 
 

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -140,6 +141,11 @@ def _begin(
         )
     if isinstance(model, DiagonalLinear) and model.in_features != problem.d:
         raise ValueError(f"model has in_features={model.in_features}, the problem d={problem.d}")
+    step = getattr(optimizer, "step", None)
+    if not hasattr(optimizer, "param_groups") or step is None:
+        raise ValueError(f"optimizer is a {type(optimizer).__name__}: give a torch optimiser")
+    if "closure" in (asked := signature(step).parameters) and asked["closure"].default is Parameter.empty:
+        raise ValueError(f"{type(optimizer).__name__} asks for a closure, which train has not: give another optimiser")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(p) in held for p in model.parameters()):
         raise ValueError("optimizer holds none of the model's parameters: build it from model.parameters()")
@@ -232,7 +238,7 @@ def _snapshot(run: Run, engine: str, *, scheduled: bool) -> Snapshot:
     mean = None if coef is None else run.mean("coef") if run.step else coef.double()
     if run.lr_schedule is not None:
         run.set_lr(float(run.lr_schedule(run.step)))
-    std = torch.as_tensor(run.std) * float(run.noise.factor(run.noise_step))  # type: ignore[union-attr]
+    std = torch.as_tensor(run.std, dtype=torch.float64) * float(run.noise.factor(run.noise_step))  # type: ignore[union-attr]
     return Snapshot(
         step=run.step,
         coef=coef,
@@ -269,6 +275,8 @@ def _state(run: Run) -> dict[str, Any]:
 
 
 def _restore(run: Run, state: dict[str, Any]) -> None:
+    if not isinstance(state, dict):
+        raise ValueError(f"state is a {type(state).__name__}: give a snapshot's state_dict()")
     state = {KEYS.get(name, name): value for name, value in state.items()}  # of a former release
     state["sampling"] = SAMPLINGS.get(state.get("sampling", ""), state.get("sampling"))
     state.setdefault("stream", "labels")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lntrain
+from lntrain import DiagonalLinear, LabelNoiseSGD, engine, sparse_regression, train
 
 RUN = """
 from lntrain import DiagonalLinear, LabelNoiseSGD, sparse_regression, train
@@ -57,3 +58,25 @@ def test_an_edited_kernel_runs_without_cleaning(package, tmp_path):
     assert package() != pytest.approx(first, rel=1e-6)
     assert not set(_kept(tmp_path)) & set(kept)  # what was compiled before is cleared
     assert len(_kept(tmp_path)) == len(kept)
+
+
+def test_without_a_compiler_no_path_is_compiled(monkeypatch):
+    monkeypatch.setattr(engine, "NO_COMPILER", "numba compiles nothing")
+    model, problem = DiagonalLinear(8), sparse_regression(8, 8, 2)
+    optimizer = LabelNoiseSGD(model.parameters(), lr=0.01, noise=1.0)
+    *_, last = train(model, optimizer, problem, 3)
+    assert last.engine == "torch"
+    with pytest.raises(ValueError, match="cannot run this: numba compiles nothing"):
+        train(model, optimizer, problem, 3, engine="fused")
+
+
+@pytest.mark.slow
+def test_where_numba_may_not_compile_steps_are_torchs():
+    script = (
+        RUN.replace(', engine="fused", batch_size=2', "")
+        .replace("20", "3")
+        .replace("float(last.coef.norm())", "last.engine")
+    )
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "torch"

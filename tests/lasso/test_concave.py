@@ -158,6 +158,11 @@ def test_a_sparse_table_and_a_sign():
         ({"terms": [_extra(6, 1.0, 0.5)]}, "no penalty"),
         ({"terms": [_extra(5, 1.0, 1.5)]}, "no penalty"),
         ({"start": np.ones(5)}, r"start has shape \(5,\)"),
+        ({"start": np.full(6, np.nan)}, r"start\[0\] is nan"),
+        ({"exponent": "half"}, "exponent='half' must be a finite number"),
+        ({"terms": Power(0.1, 1.5)}, "no penalty"),
+        ({"terms": [(np.ones(6), 1.5)]}, "no penalty"),
+        ({"terms": [_extra(6, np.inf, 1.5)]}, "no penalty"),
     ],
 )
 def test_what_is_no_such_problem_is_refused(options, says):
@@ -165,3 +170,21 @@ def test_what_is_no_such_problem_is_refused(options, says):
     with pytest.raises(ValueError, match=says) as error:
         stationary_point(X, y, **{"weights": 0.1, "exponent": 0.5, **options})
     assert "\n" not in str(error.value)
+
+
+def test_a_column_of_zeros_has_no_coefficient():
+    X, y = _table(30, 6)
+    X[:, 2] = 0.0
+    start = np.where(np.arange(6) == 2, 1.0, stationary_point(X, y, 0.05, 0.5).coef)
+    for nearest in (False, True):
+        found = stationary_point(X, y, 0.05, 0.5, start=start, nearest=nearest)
+        assert found.coef[2] == 0
+        assert found.support.any()
+
+
+def test_terms_are_given_as_lists_too():
+    X, y = _table(30, 6)
+    first, second = (
+        stationary_point(X, y, 0.05, 0.5, terms=[Power(w, 1.5)]) for w in ([0.1] * 6, torch.full((6,), 0.1))
+    )
+    torch.testing.assert_close(first.coef, second.coef, rtol=1e-6, atol=0)

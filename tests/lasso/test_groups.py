@@ -145,6 +145,14 @@ def test_equal_columns_in_two_groups_have_one_fit():
     assert found.objective == pytest.approx(plain.objective, rel=1e-9)
 
 
+def test_the_second_of_two_equal_groups_is_exactly_zero():
+    X, y, _ = _table(20, (5,), seed=3, noise=0.0)
+    found = group_lasso(np.hstack([X, X]), y, 1e-3, [range(5), range(5, 10)])
+    sizes = [float(found.coef[:5].norm()), float(found.coef[5:].norm())]
+    assert max(sizes) > 0.1
+    assert all(size == 0 or size > 1e-6 for size in sizes)  # shared or not, nothing is rounding
+
+
 @pytest.mark.parametrize("small", [1e-4, 1e-9])
 def test_nearly_dependent_columns_and_scales_far_apart(small):
     X, y, labels = _table(25, (3, 2), seed=8)
@@ -194,6 +202,8 @@ def test_the_gap_is_above_zero_away_from_the_solution():
         (lambda X, y: group_lasso(X, y, 0.0, [0, 0, 0]), "must be positive"),
         (lambda X, y: group_lasso(X * np.nan, y, 0.1, [0, 0, 0]), "X.0, 0. is nan"),
         (lambda X, y: group_lasso(X, y, 0.1, [0, 0, 0], metric=[]), "metric holds 0 matrices"),
+        (lambda X, y: group_lasso(X, y, 0.1, [0, 0, 0], metric=3), "metric holds 0 matrices"),
+        (lambda X, y: group_lasso(X, y, 0.1, [0, 0, 0], start=np.full(3, np.nan)), r"start\[0\] is nan"),
         (lambda X, y: group_lasso(X, y, 0.1, [0, 0, 0], metric=[np.zeros((3, 3))]), "zero in a direction that X has"),
         (lambda X, y: group_lasso(X, y, 0.1, [0, 0, 0], metric=[-np.eye(3)]), "not symmetric and positive"),
         (lambda X, y: group_lasso(X, y, 0.1, [0, 0, 0], metric=[np.eye(2)]), r"metric\[0\] has shape"),

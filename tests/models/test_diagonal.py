@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -182,6 +183,28 @@ def test_a_step_of_a_group_is_u_minus_lr_v_g_and_v_minus_lr_u_g():
     torch.testing.assert_close(last.coef, u[:, labels] * v, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [{0, 3}, {1, 2}, {4}],
+        [range(0, 4, 3), torch.tensor([1, 2]), np.array([4])],
+        ["a", "b", "b", "a", "c"],
+        np.array([-2, -1, -1, -2, 0]),
+        (group for group in [[0, 3], [1, 2], [4]]),
+    ],
+    ids=["sets", "arrays", "names", "negative", "generator"],
+)
+def test_groups_in_any_form_are_the_same_groups(groups):
+    assert DiagonalLinear(5, groups=groups).groups.tolist() == [0, 1, 1, 0, 2]
+
+
+def test_a_grouped_model_is_made_without_memory_first():
+    model = DiagonalLinear(5, groups=GROUPS, device="meta")
+    assert "groups=3" in repr(model)
+    model.to_empty(device="cpu").load_state_dict(DiagonalLinear(5, groups=GROUPS, init=0.3).state_dict())
+    assert torch.equal(model.groups, DiagonalLinear(5, groups=GROUPS).groups)
+
+
 def test_groups_of_one_are_hadamard(problem):
     def coefs(**options):
         model = DiagonalLinear(8, init=0.3, **options)
@@ -232,6 +255,13 @@ def test_the_fused_engine_refuses_groups_by_name(problem):
         (lambda: DiagonalLinear(3, groups=[[0, 1]]), "groups lack column 2"),
         (lambda: DiagonalLinear(3, groups=[[0, 1], [5]]), r"groups\[1\]=5"),
         (lambda: DiagonalLinear(3, groups=[0, 1]), "2 labels for 3 columns"),
+        (lambda: DiagonalLinear(3, groups=[0, None, 1]), r"groups\[1\]=None is no label"),
+        (lambda: DiagonalLinear(3, groups=[0.0, float("nan"), float("nan")]), r"groups\[1\]=nan is no label"),
+        (lambda: DiagonalLinear(3, groups=3), "groups=3 is no list"),
+        (lambda: DiagonalLinear(3, groups="abc"), "groups='abc' is no list"),
+        (lambda: DiagonalLinear(2, groups={"a": [0], "b": [1]}), "is no list"),
+        (lambda: DiagonalLinear(3, groups=[[[0, 1]], [2]]), r"groups\[0\]=\[0, 1\] must be a whole number"),
+        (lambda: DiagonalLinear(3, groups=[slice(0, 3)] * 3), "is no label"),
         (lambda: DiagonalLinear(3, groups=[0, 0, 1], parametrisation="square"), "groups need parametrisation"),
         (lambda: DiagonalLinear(3, groups=[0, 0, 1], depth=3), "depth=3"),
         (lambda: DiagonalLinear(3, groups=[0, 0, 1], init=torch.ones(3)), r"it must broadcast to \(2,\)"),

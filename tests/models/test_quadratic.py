@@ -370,6 +370,22 @@ def test_a_grouped_layer_trains_as_diagonal_linear(group, labels):
     assert coefs[0].abs().max() > 0.01
 
 
+@pytest.mark.parametrize("make", [nn.Conv1d, nn.ConvTranspose1d])
+@pytest.mark.parametrize("group", ["in", "out"])
+def test_a_convolutions_group_is_a_channel(make, group):
+    """With the group of channel 0 at 0, input 0 is not read, or output 0 is not written; the others are."""
+    layer = quadratic(make(4, 6, 3, bias=False), group=group, keep=True)
+    u, _ = _factors(layer)
+    with torch.no_grad():
+        layer.parametrizations.weight.original0.view(-1)[0] = 0.0
+        signal = torch.ones(1, 4, 5)
+        read = [bool(layer(signal * (torch.arange(4)[:, None] == j)).any()) for j in range(4)]
+        written = layer(signal).any(-1)[0].tolist()
+    assert u.numel() == {"in": 4, "out": 6}[group]
+    assert read == [group == "out", True, True, True]
+    assert written == [group == "in"] + 5 * [True]
+
+
 def test_groups_of_a_model_go_through_copies_and_back():
     net = quadratic(_net(), keep=True, group="in", where=_is_linear)
     assert "groups=12" in repr(net)
@@ -390,6 +406,9 @@ def test_groups_of_a_model_go_through_copies_and_back():
         (lambda: quadratic(nn.Linear(6, 4), group="rows"), "group='rows'"),
         (lambda: quadratic(nn.Linear(6, 4), group=4), "group=4 does not divide the 6 weights of a row"),
         (lambda: quadratic(nn.Linear(6, 4), group=0), "group=0"),
+        (lambda: quadratic(nn.Linear(6, 4), group=[2, 3]), r"group=\[2, 3\] must be a whole number"),
+        (lambda: quadratic(nn.Conv2d(4, 6, 3, groups=2), group="in"), 'group="in" is not defined with groups=2'),
+        (lambda: quadratic(nn.ConvTranspose2d(4, 6, 3, groups=2), group="out"), 'group="out" is not defined'),
         (lambda: quadratic(nn.Linear(6, 4), "bias", group="in"), "needs rows and columns"),
         (lambda: quadratic(nn.Linear(6, 4), "weight", "difference", group="in"), 'needs parametrisation="hadamard"'),
         (lambda: quadratic(_linear([1e9, 1e9]).float(), init=1e-9, group=1, keep=True), "init is lost"),

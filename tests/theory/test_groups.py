@@ -12,6 +12,7 @@ from groups import random_problem, ratios, simulate
 from lntrain import (
     Antithetic,
     DiagonalLinear,
+    DivergenceError,
     GaussianNoise,
     LabelNoiseSGD,
     Problem,
@@ -23,6 +24,8 @@ from lntrain import (
 )
 from lntrain.lasso import GroupLassoSolution, group_lasso
 from lntrain.penalty import group_penalty
+from lntrain.theory.dynamics import Dynamics
+from lntrain.theory.groups import stable_at
 
 SIZES, N = (3, 1, 2), 12
 X, Y, LABELS = random_problem(N, SIZES, 3)
@@ -162,7 +165,21 @@ def test_the_stable_step_of_groups_of_one_is_hadamards(options):
     torch.testing.assert_close(found.weights * torch.from_numpy((X**2).mean(0)).sqrt(), plain.weights)
     top = np.linalg.eigvalsh(_hessian(X, found.reference.coef.numpy()))[-1]
     slack = (1 + options.get("momentum", 0)) / (1 + 2 * options.get("momentum", 0) if "nesterov" in options else 1)
-    assert found.stable_lr == pytest.approx(2 * slack / top, rel=1e-9)
+    dynamics = Dynamics("hadamard", **options)
+    assert stable_at(PROBLEM, found.reference, dynamics) == pytest.approx(2 * slack / top, rel=1e-9)
+    assert found.stable_lr == pytest.approx(plain.stable_lr, rel=1e-9)
+
+
+@pytest.mark.parametrize("std", [300.0, 1e4])
+def test_noise_that_shakes_weights_apart_is_no_stable_step(std):
+    """Its reference is 0, where no curvature bounds the step."""
+    for options in ({"groups": range(6)}, {"groups": LABELS}):
+        model, optimizer = _model(GaussianNoise(std), lr=0.01, **options)
+        found = predict(model, optimizer, PROBLEM)
+        assert not found.reference.active.any()
+        assert any("expect divergence" in note for note in found.notes)
+        with pytest.raises(DivergenceError):
+            list(train(model, optimizer, PROBLEM, 200))
 
 
 def _hessian(X, beta):
@@ -191,7 +208,8 @@ def test_training_leaves_the_reference_just_above_the_stable_step():
         return (PROBLEM.X @ (w[:3][groups] * w[3:]) - y).square().mean() / 2
 
     curvature = torch.autograd.functional.hessian(loss, weights)
-    assert found.stable_lr == pytest.approx(2 / float(torch.linalg.eigvalsh(curvature)[-1]), rel=1e-8)
+    step = stable_at(PROBLEM, found.reference, Dynamics("hadamard"))
+    assert step == pytest.approx(2 / float(torch.linalg.eigvalsh(curvature)[-1]), rel=1e-8)
 
 
 def test_evaluate_at_the_reference_is_perfect_and_claims_no_l1():

@@ -134,6 +134,9 @@ def test_too_large_a_step_is_a_note():
         (lambda: predict(*_pair(maximize=True), PROBLEM), "maximize"),
         (lambda: predict(*_pair(), PROBLEM, loss_constant=0.0), "loss_constant=0.0"),
         (lambda: predict(*_pair(), PROBLEM, batch_size=0), "batch_size=0"),
+        (lambda: predict(_pair()[0], _pair()[1], PROBLEM), "does not hold all of the model's weights"),
+        (lambda: predict(*_pair(model=DiagonalLinear(11)), PROBLEM), "in_features=11, the problem d=12"),
+        (lambda: predict(*_pair(), PROBLEM.X), "problem is a Tensor"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused_by_name(build, says):

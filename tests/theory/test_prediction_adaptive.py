@@ -10,6 +10,7 @@ import torch
 from lntrain import Antithetic, DiagonalLinear, GaussianNoise, Problem, evaluate, predict, sparse_regression, train
 from lntrain.lasso import stationary_point
 from lntrain.noise import PowerDecay
+from lntrain.training import stationary
 
 PROBLEM = sparse_regression(20, 12, 3, signs="random", column_scales=(0.5, 2.0), seed=4)
 LR, STD = 0.01, 2.0
@@ -126,6 +127,8 @@ def test_what_is_left_out_is_a_note():
         ("Adam", {"noise": Antithetic(GaussianNoise(1.0))}, "antithetic pairs"),
         ("Adam", {"noise": GaussianNoise((1.0, 2.0))}, "std is one a replica"),
         ("Adam", {"loss_constant": 0.0}, "loss_constant=0.0"),
+        ("Adam", {"lr": 0.0}, "lr=0 must be positive"),
+        ("RMSprop", {"alpha": 1.0}, "alpha=1: v is never renewed"),
         ("Adagrad", {}, "for Adagrad"),
         ("NAdam", {}, "for NAdam"),
     ],
@@ -148,6 +151,52 @@ def test_the_beta2_that_a_refusal_names_is_enough():
         _predict("RMSprop", alpha=0.5)
     named = float(str(error.value).split("; take ")[1].split(",")[0])
     assert float(_predict("RMSprop", alpha=named).memory.min()) > 0.9
+
+
+@pytest.mark.parametrize("lr", [1e-3, 1e-6])
+def test_a_small_lr_asks_for_a_beta2_that_is_no_one(lr):
+    with pytest.raises(ValueError, match="too small") as error:
+        _predict("RMSprop", lr=lr, noise=2.0 * 1e-2 / lr, alpha=0.5)
+    assert 0.99 < float(str(error.value).split("; take ")[1].split(",")[0]) < 1
+
+
+def test_where_no_point_is_certified_figures_are_nan_and_no_error(monkeypatch):
+    def uncertified(*args, **options):
+        raise RuntimeError("a stationary point was found to a KKT residual of 1.9e-05")
+
+    model, optimizer = _pair()
+    found = predict(model, optimizer, PROBLEM, noise=STD)
+    *_, last = train(model, optimizer, PROBLEM, 40, noise=STD, snapshots=[40])
+    assert math.isfinite(evaluate(PROBLEM, last, found)["kkt_residual"])
+    monkeypatch.setattr(stationary, "stationary_point", uncertified)
+    row = evaluate(PROBLEM, last, found)
+    lost = ("kkt_residual", "penalty_ratio", "support_size", "at_minimum", "distance_compensated", "distance_mean")
+    assert all(math.isnan(row[name]) for name in lost)
+    assert row["train_loss"] > 0
+
+
+def test_a_penalty_beside_a_prediction_of_another_kind_is_refused():
+    model, optimizer = _pair()
+    found = predict(model, optimizer, PROBLEM, noise=STD)
+    *_, last = train(model, optimizer, PROBLEM, 4, noise=STD)
+    with pytest.raises(ValueError, match="a StationaryPoint carries its own"):
+        evaluate(PROBLEM, last, found, penalty=0.1)
+
+
+def test_a_shared_coefficient_may_be_a_minimum_under_decay():
+    """AdamW's |beta|^(3/2) is convex: two equal columns that share a coefficient may be at a minimum."""
+    twins = Problem(PROBLEM.X[:, [0, 0, 1]], PROBLEM.X[:, 0] * 3)
+    for kind, minimum in (("Adam", False), ("AdamW", True)):
+        model = DiagonalLinear(3)
+        optimizer = getattr(torch.optim, kind)(model.parameters(), lr=LR)
+        found = predict(model, optimizer, twins, noise=STD)
+        first, *terms = found.powers_at(torch.tensor([1.5, 1.5, 0.0], dtype=torch.float64))
+        shared = stationary_point(
+            twins.X, twins.y, first.weights, 0.5, terms=terms, start=[1.5, 1.5, 0.0], nearest=True
+        )
+        assert shared.coef[0] == pytest.approx(float(shared.coef[1]), rel=1e-6)
+        assert shared.minimum == minimum
+        assert any(("a minimum" in note) == minimum for note in found.notes if "proportional" in note)
 
 
 def test_evaluate_speaks_of_the_stationary_point_below_the_runs_mean():

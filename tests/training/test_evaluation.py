@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 
-from lntrain import Problem, Snapshot, evaluate, weighted_lasso
+from lntrain import DiagonalLinear, LabelNoiseSGD, Problem, Snapshot, evaluate, predict, train, weighted_lasso
 from lntrain.runs.console import result_text
 from lntrain.runs.dashboard import TAGS
 from lntrain.theory import support
 from lntrain.training import evaluation
-from lntrain.training.evaluation import distance, kkt_residual, support_scores
+from lntrain.training.evaluation import distance, kkt_residual, measure, support_scores
 
 F64 = torch.float64
 # X = 2 I, n = 4: S = I, c = 1, slope = y / 2 = (2, -1.5, .25, 1); lambda = .5 gives beta* = (1.5, -1, 0, .5)
@@ -219,3 +219,20 @@ def test_an_empty_reference_gives_no_lambda_ratio():
     row = evaluate(PROBLEM, _snapshot(), zero)
     assert math.isnan(row["lambda_ratio"])
     assert row["distance_mean"] == pytest.approx(float(BETA.norm()))
+
+
+@pytest.mark.parametrize("groups", [None, [[0, 1], [2, 3]]], ids=["lasso", "groups"])
+def test_a_replica_that_diverged_is_nan_and_the_others_are_as_ever(groups):
+    def kept(lr):
+        model = DiagonalLinear(4, groups=groups, replicas=len(lr))
+        optimizer = LabelNoiseSGD(model.parameters(), lr=lr, noise=1.0, seed=list(range(len(lr))))
+        *_, last = train(model, optimizer, PROBLEM, 64, diverged="keep")
+        return last
+
+    alone = DiagonalLinear(4, groups=groups)
+    found = predict(alone, LabelNoiseSGD(alone.parameters(), lr=0.01, noise=1.0), PROBLEM)
+    own, both = (measure(PROBLEM, kept(lr), found) for lr in ([0.01], [0.01, 1e3]))
+    assert own.keys() == both.keys()
+    for name, values in both.items():
+        assert values.isnan().tolist() == [False, True]
+        torch.testing.assert_close(values[:1], own[name], rtol=1e-9, atol=1e-12)

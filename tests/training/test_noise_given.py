@@ -11,6 +11,7 @@ import torch
 from lntrain import (
     Antithetic,
     DiagonalLinear,
+    DivergenceError,
     GaussianNoise,
     LabelFlips,
     LabelNoiseSGD,
@@ -29,7 +30,9 @@ OPTIMISERS = {
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
     "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+    "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.01),
 }
+PAIRS = Antithetic(GaussianNoise(2.0)), Antithetic(RademacherNoise(2.0))
 
 
 def _run(steps, optimiser="adam", *, replicas=None, init=0.3, model=None, **options):
@@ -109,6 +112,37 @@ def test_a_seed_without_noise_draws_other_rows():
     torch.testing.assert_close(first, _last(20, noise=None, batch_size=3, seed=None).coef, rtol=0, atol=0)
 
 
+def _grouped(begin):
+    """A model of groups 0..begin-1 and the rest, or, for 2, the state of such a model's run."""
+    model = DiagonalLinear(PROBLEM.d, groups=[range(begin), range(begin, PROBLEM.d)])
+    return _last(5, model=model).state_dict() if begin == 2 else model
+
+
+@pytest.mark.parametrize("noise", [2, np.float32(2), np.int64(2), torch.tensor(2.0), np.array(2.0)], ids=repr)
+def test_a_number_is_a_number(noise):
+    torch.testing.assert_close(_last(9, noise=noise).coef, _last(9).coef, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", [np.array([5, 9]), torch.tensor([5, 9]), (5, 9)], ids=["numpy", "torch", "tuple"])
+def test_seeds_are_given_in_any_form(seed):
+    own = LabelNoiseSGD([torch.ones(2, requires_grad=True)], seed=seed)
+    assert own.param_groups[0]["seed"] == [5, 9]
+    expected = _last(9, replicas=2, seed=[5, 9]).coef
+    torch.testing.assert_close(_last(9, replicas=2, seed=seed).coef, expected, rtol=0, atol=0)
+
+
+def test_a_snapshots_std_is_the_noises():
+    assert _last(5, noise=0.1).std == 0.1
+    assert _last(5, noise=1e200).std == 1e200
+
+
+def test_advice_on_divergence_is_sgds_alone():
+    model = DiagonalLinear(PROBLEM.d, init=0.3)
+    for make, says in ((torch.optim.Adagrad, "; take a smaller lr$"), (torch.optim.SGD, "a stable lr")):
+        with pytest.raises(DivergenceError, match=says):
+            list(train(model, make(model.parameters(), lr=1e9), PROBLEM, 50))
+
+
 def test_any_module_is_trained():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(PROBLEM.d, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)).double()
@@ -126,6 +160,15 @@ def test_any_module_is_trained():
         (lambda: _run(5, noise=GaussianNoise((1.0, 2.0))), "std holds 2 values"),
         (lambda: _run(9, state=_last(5).state_dict(), noise=1.0), r"std=1.0\)' differs from the state's"),
         (lambda: _run(9, state=_last(5).state_dict(), seed=4), "seed='4' differs from the state's '3'"),
+        (lambda: _run(9, "sgd", state=_last(5).state_dict()), "optimizer='SGD' differs from the state's 'Adam'"),
+        (lambda: _run(9, state=_last(5, noise=PAIRS[0]).state_dict(), noise=PAIRS[1]), "of RademacherNoise"),
+        (lambda: _run(9, state=_grouped(2), model=_grouped(3)), "groups=.* differs from the state's"),
+        (lambda: _run(9, state=7), "state is a int"),
+        (lambda: _run(5, "lbfgs"), "LBFGS asks for a closure"),
+        (lambda: train(DiagonalLinear(PROBLEM.d), 3, PROBLEM, 5), "optimizer is a int"),
+        (lambda: _run(5, seed=np.array([1, 2])), "seed holds 2 values"),
+        (lambda: _run(5, seed=torch.tensor([1.5])), "seed=1.5 must be a whole number"),
+        (lambda: _run(5, seed=[[1]]), r"seed=\[1\] must be a whole number"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(build, says):
