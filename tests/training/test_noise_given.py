@@ -42,7 +42,8 @@ def _last(*args, **options):
     return list(_run(*args, **options))[-1]
 
 
-def test_adam_step_for_step_against_numpy():
+@pytest.mark.parametrize("engine", ["torch", "fused"])
+def test_adam_step_for_step_against_numpy(engine):
     X, y, n = PROBLEM.X.numpy(), PROBLEM.y.numpy(), PROBLEM.n
     z = normals(3, 0, 0, 300, n).astype(float) * 2.0
     w, m, v, coefs = np.full((2, PROBLEM.d), 0.3), 0.0, 0.0, []
@@ -52,11 +53,11 @@ def test_adam_step_for_step_against_numpy():
         G = np.array([2 * w[0] * g, -2 * w[1] * g])
         m, v = 0.9 * m + 0.1 * G, 0.999 * v + 0.001 * G**2
         w = w - 0.01 * m / (1 - 0.9 ** (k + 1)) / (np.sqrt(v / (1 - 0.999 ** (k + 1))) + 1e-8)
-    last = _last(300)
+    last = _last(300, engine=engine)
     np.testing.assert_allclose(last.coef, w[0] ** 2 - w[1] ** 2, rtol=1e-9)
     np.testing.assert_allclose(last.mean_coef, np.mean(coefs, 0), rtol=1e-9)
     np.testing.assert_allclose(last.mean_noise, z.mean(0), rtol=1e-9)
-    assert (last.std, last.engine) == (2.0, "torch")
+    assert (last.std, last.engine) == (2.0, engine)
 
 
 @pytest.mark.parametrize("engine", ["torch", "fused"])
@@ -73,10 +74,11 @@ def test_sgd_draws_what_labelnoisesgd_draws(engine, noise, batch):
         torch.testing.assert_close(getattr(given, name), getattr(carried, name), rtol=0, atol=0)
 
 
-def test_only_sgd_is_fused():
-    assert _last(10, "sgd").engine == "fused"
-    with pytest.raises(ValueError, match="the optimizer is Adam"):
-        _run(10, engine="fused")
+def test_which_optimisers_are_fused():
+    found = {name: _last(10, name).engine for name in OPTIMISERS}
+    assert found == {"adam": "fused", "adamw": "fused", "sgd": "fused", "rmsprop": "torch", "adagrad": "torch"}
+    with pytest.raises(ValueError, match="the optimizer is Adagrad"):
+        _run(10, "adagrad", engine="fused")
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "adamw", "rmsprop", "sgd"])
