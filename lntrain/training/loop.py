@@ -91,7 +91,7 @@ def train(
             batch_size), "without", "shuffle" (epochs) or "noisy_rows" (full gradient, noise on b labels).
         loss_constant: 0.5 is half the mean square, 0.25 the paper's.
         lr_schedule: step -> factor on lr.
-        engine: "auto", "torch" or "fused".
+        engine: "auto", "torch", or "fused": a DiagonalLinear by SGD, Adam, AdamW or RMSprop in compiled code.
         snapshots: "log" (4 an octave) or the steps to report.
         state: an earlier snapshot's state_dict(), of the same problem, dtype and lr.
         diverged: "stop" with an error, or "keep": a replica that diverges is NaN from there on, the others go on.

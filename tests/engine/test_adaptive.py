@@ -184,9 +184,9 @@ def test_weights_far_below_the_floor_of_plain_steps_are_followed():
     assert paths.FLOOR[torch.float64] < lowest < 0.01 * paths.FLOOR[torch.float64] ** 0.5
 
 
-def test_in_float32_no_weight_dies_and_nothing_is_denormal():
-    """torch's own steps leave weights at 0 for good here; and denormals would be slow."""
-    run, number = make("rmsprop", batch="one", dtype=torch.float32), torch.finfo(torch.float32)
+def test_in_float32_no_weight_dies():
+    """torch's own steps leave weights at 0 for good here."""
+    run = make("rmsprop", batch="one", dtype=torch.float32)
     floor = paths.FLOOR[torch.float32]
     reached = False
     for stop in range(5000, 60_001, 5000):
@@ -194,13 +194,17 @@ def test_in_float32_no_weight_dies_and_nothing_is_denormal():
         sizes = torch.stack([w.detach().abs() for w in run.model.weights])
         assert float(sizes.min()) > 0.99 * floor
         reached |= float(sizes.min()) < 1.01 * floor
-        kept = torch.stack([held["square_avg"] for held in run.optimizer.state.values()])
-        assert not bool(((kept > 0) & (kept < number.tiny)).any())
     assert reached
 
 
 def test_denormals_are_flushed_in_the_engines_own_threads_alone():
-    cpu.advance(make(), 3)
+    """A mean square that decays would stay denormal for good: 0.999 times a few units in the last place is as many."""
+    run = make("rmsprop")
+    cpu.advance(run, 1)
+    for w, held in run.optimizer.state.items():
+        w.data[0], held["square_avg"][0] = 0.0, 1e-320
+    cpu.advance(run, 2)
+    assert all(held["square_avg"][0] == 0 for held in run.optimizer.state.values())
     assert float(torch.tensor([1e-310], dtype=torch.float64) * 0.5) > 0
 
 

@@ -77,8 +77,9 @@ def test_sgd_draws_what_labelnoisesgd_draws(engine, noise, batch):
         torch.testing.assert_close(getattr(given, name), getattr(carried, name), rtol=0, atol=0)
 
 
-def test_what_has_no_compiled_steps_takes_the_torch_loop():
-    assert [_last(10, name).engine for name in ("sgd", "adam", "adagrad")] == ["fused", "fused", "torch"]
+def test_which_optimisers_are_fused():
+    found = {name: _last(10, name).engine for name in OPTIMISERS}
+    assert found == {"adam": "fused", "adamw": "fused", "sgd": "fused", "rmsprop": "torch", "adagrad": "torch"}
     with pytest.raises(ValueError, match="the optimizer is Adagrad"):
         _run(10, "adagrad", engine="fused")
 
