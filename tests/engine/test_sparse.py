@@ -102,7 +102,7 @@ def test_penalty_reference_and_evaluation_equal_the_dense_ones():
 def test_what_the_sparse_engine_cannot_run_goes_through_the_loop():
     run = run_of(problem())
     run.batch_size = 2
-    with pytest.raises(ValueError, match="sparse X needs batch_size=1"):
+    with pytest.raises(ValueError, match="sparse X needs SGD with batch_size=1"):
         choose("fused", run)
     assert choose("auto", run) == ("torch", loop.advance)
 

@@ -78,7 +78,7 @@ def test_sgd_draws_what_labelnoisesgd_draws(engine, noise, batch):
 
 
 def test_which_optimisers_are_fused():
-    found = {name: _last(10, name).engine for name in OPTIMISERS}
+    found = {name: _last(10, name).engine for name in OPTIMISERS if name != "lbfgs"}  # which train refuses
     assert found == {"adam": "fused", "adamw": "fused", "sgd": "fused", "rmsprop": "torch", "adagrad": "torch"}
     with pytest.raises(ValueError, match="the optimizer is Adagrad"):
         _run(10, "adagrad", engine="fused")
