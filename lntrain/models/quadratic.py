@@ -41,8 +41,8 @@ def quadratic(
         parametrisation: "difference" or "hadamard"; None is "difference", with `group` "hadamard".
         init: alpha as for DiagonalLinear: a number, a tensor that broadcasts to W (with `group` to u), or a
             callable shape -> tensor such as LogNormalInit.
-        group: "in", all weights of an input (column, channel); "out", all of an output (row, unit); or a whole
-            number, blocks of so many consecutive weights of a row, which it must divide.
+        group: "in", all weights of an input (column, channel); "out", all of an output (row, unit, channel); or a
+            whole number, blocks of so many consecutive weights of a row, which it must divide.
         keep: start at the present W; False starts at W = 0 (several such layers in a row are a saddle: keep=True).
         where: (name of a submodule, submodule) -> bool, which layers of a model to take.
 

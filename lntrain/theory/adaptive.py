@@ -95,7 +95,9 @@ def adaptive_problem(
         raise ValueError(_forgets(step, reference.coef, memory))
     notes = [*_notes(step, reference.coef, memory), *_more_notes(step, model, options, reference.coef, loss_constant)]
     if (twins := _twins(problem, reference.support)) is not None:
-        where = "at a saddle or, with this decay, a minimum" if terms else "at a saddle"
+        where = (
+            "at a saddle or, with this decay, a minimum" if any(term.exponent > 1 for term in terms) else "at a saddle"
+        )
         notes.append(f"columns {twins} are proportional: from equal weights they share a coefficient, {where}")
     if drawn:
         notes.append("rows drawn in batches add the variance of their own gradients to s_j^2, which is left out")

@@ -18,6 +18,7 @@ from lntrain.lasso.solve import LassoSolution, weighted_lasso
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.labels import Additive, Antithetic, Noise, NoNoise, as_noise
 from lntrain.noise.philox import check_sampling
+from lntrain.optim.held import held_of
 from lntrain.optim.sgd import LabelNoiseSGD, noise_of, noise_std
 from lntrain.penalty.adaptive import AdaptiveStep
 from lntrain.penalty.corrections import depth_penalty
@@ -169,14 +170,11 @@ def predict(
 
 
 def _check_fit(model: DiagonalLinear, optimizer: torch.optim.Optimizer, problem: Problem) -> None:
-    """An optimiser of all of the model's weights, and a problem of its width."""
     if not isinstance(problem, Problem):
         raise ValueError(f"problem is a {type(problem).__name__}: give a Problem(X, y)")
     if model.in_features != problem.d:
         raise ValueError(f"model has in_features={model.in_features}, the problem d={problem.d}")
-    held = {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
-    known = type(optimizer) in (*ADAPTIVE, torch.optim.SGD, LabelNoiseSGD)  # others are refused by name
-    if known and not all(id(w) in held for w in model.weights):
+    if not all(held_of(optimizer, model)):
         raise ValueError("optimizer does not hold all of the model's weights: build it from model.parameters()")
 
 
@@ -271,18 +269,8 @@ def _adaptive(
     )
     step, coef = found.step, found.reference.coef
     notes = (*found.notes, *_scheduled(labels))
-    return Prediction(
-        step.weights,
-        step.exponent,
-        found.reference,
-        step.bias(coef),
-        torch.nan,
-        notes,
-        found.terms,
-        found.memory,
-        None,
-        step,
-    )
+    known = (step.weights, step.exponent, found.reference, step.bias(coef), torch.nan, notes)
+    return Prediction(*known, found.terms, found.memory, _step=step)
 
 
 def _deeper(model: DiagonalLinear, problem: Problem, dynamics: Dynamics, lr: float, std: float) -> Prediction:

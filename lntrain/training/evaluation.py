@@ -70,12 +70,13 @@ def evaluate(
         problem: what was trained on. snapshot: from `train`.
         reference: a `predict`ion; or the weighted Lasso, one per replica where penalties differ; or a group lasso,
             against which KKT residual and lambda_ratio are those of blocks; or None.
-        penalty: (d,) or (R, d) lambda; by default the reference's.
+        penalty: (d,) or (R, d) lambda, of Lassos only; by default the reference's.
         average: what lambda_ratio, kkt_residual, l1_norm_mean and distance_compensated are computed from: "all", the
             mean of all steps, or "tail", that of about the second half. Distances, fits and objectives have both.
 
     Returns:
-        name -> value; with replicas the mean over them, and its standard deviation as name + "_sd".
+        name -> value; with replicas the mean over them, and its standard deviation as name + "_sd"; NaN if
+        one of them diverged and was kept.
     """
     return summarise(snapshot.step, measure(problem, snapshot, reference, penalty, average=average))
 

@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.labels import LabelFlips, Noise
 from lntrain.noise.philox import check_sampling
 from lntrain.noise.schedules import Schedule
+from lntrain.optim.held import held_of
 from lntrain.training.divergence import divergence_bound, leave_diverged, loss_of
 from lntrain.training.points import POINTS_PER_OCTAVE, log_spaced
 
@@ -82,18 +82,18 @@ def train(
 
     Args:
         model: a DiagonalLinear, or any nn.Module on the torch path.
-        optimizer: LabelNoiseSGD, or any torch optimiser.
+        optimizer: LabelNoiseSGD, or any torch optimiser that asks for no closure.
         problem: X (n, d), dense or CSR, y (n,), in the model's dtype.
         steps: the last step, counted from the run's beginning also when resuming from `state`.
-        noise, seed: what is added to the labels at each step, and the seed of it and of drawn rows (0), one or one a
-            replica, for an optimiser that carries none: the numbers that a LabelNoiseSGD of this noise draws.
+        noise: of the labels, a std or a noise, for an optimiser that carries none; drawn as LabelNoiseSGD draws it.
+        seed: of this noise and of drawn rows, 0 unless given; or one a replica. A LabelNoiseSGD has its own.
         batch_size: rows per step, None for all. sampling: "full", "replacement" (the default with a
             batch_size), "without", "shuffle" (epochs) or "noisy_rows" (full gradient, noise on b labels).
         loss_constant: 0.5 is half the mean square, 0.25 the paper's.
         lr_schedule: step -> factor on lr.
         engine: "auto", "torch", or "fused": a DiagonalLinear by SGD, Adam, AdamW or RMSprop in compiled code.
         snapshots: "log" (4 an octave) or the steps to report.
-        state: an earlier snapshot's state_dict(), of the same problem, dtype and lr.
+        state: an earlier snapshot's state_dict(), of the same problem, dtype, lr, optimiser and noise.
         diverged: "stop" with an error, or "keep": a replica that diverges is NaN from there on, the others go on.
 
     Yields:
@@ -141,13 +141,7 @@ def _begin(
         )
     if isinstance(model, DiagonalLinear) and model.in_features != problem.d:
         raise ValueError(f"model has in_features={model.in_features}, the problem d={problem.d}")
-    step = getattr(optimizer, "step", None)
-    if not hasattr(optimizer, "param_groups") or step is None:
-        raise ValueError(f"optimizer is a {type(optimizer).__name__}: give a torch optimiser")
-    if "closure" in (asked := signature(step).parameters) and asked["closure"].default is Parameter.empty:
-        raise ValueError(f"{type(optimizer).__name__} asks for a closure, which train has not: give another optimiser")
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not any(id(p) in held for p in model.parameters()):
+    if not any(held_of(optimizer, model)):
         raise ValueError("optimizer holds none of the model's parameters: build it from model.parameters()")
     run = Run(model, optimizer, problem.X, problem.y, size, sampling, loss_constant, lr_schedule)
     if isinstance(run.noise, LabelFlips):

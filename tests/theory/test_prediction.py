@@ -37,6 +37,10 @@ def _pair(noise=8.0, lr=0.01, *, model=None, **options):
     return model, LabelNoiseSGD(model.parameters(), lr=lr, noise=noise, **options)
 
 
+def _adagrad(model):
+    return predict(model, torch.optim.Adagrad(model.parameters()), PROBLEM, noise=1.0)
+
+
 @pytest.mark.parametrize("parametrisation", ["difference", "square", "hadamard"])
 @pytest.mark.parametrize(
     "options", [{}, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True}, {"weight_decay": 0.1}], ids=str
@@ -120,7 +124,7 @@ def test_too_large_a_step_is_a_note():
     ("build", "says"),
     [
         (lambda: predict(torch.nn.Linear(12, 1), _pair()[1], PROBLEM), "for a Linear"),
-        (lambda: predict(_pair()[0], torch.optim.Adagrad(_pair()[0].parameters()), PROBLEM, noise=1.0), "for Adagrad"),
+        (lambda: _adagrad(DiagonalLinear(PROBLEM.d)), "for Adagrad"),
         (lambda: predict(*_pair(LabelFlips(0.1, 2)), PROBLEM), "Gaussian or Rademacher"),
         (lambda: predict(*_pair(0.0), PROBLEM), "Gaussian or Rademacher"),
         (lambda: predict(*_pair(ParameterNoise(1.0)), PROBLEM), "Gaussian or Rademacher"),

@@ -186,9 +186,9 @@ def test_a_penalty_beside_a_prediction_of_another_kind_is_refused():
 def test_a_shared_coefficient_may_be_a_minimum_under_decay():
     """AdamW's |beta|^(3/2) is convex: two equal columns that share a coefficient may be at a minimum."""
     twins = Problem(PROBLEM.X[:, [0, 0, 1]], PROBLEM.X[:, 0] * 3)
-    for kind, minimum in (("Adam", False), ("AdamW", True)):
+    for kind, decay, minimum in (("Adam", 0.0, False), ("Adam", 0.01, False), ("AdamW", 0.01, True)):
         model = DiagonalLinear(3)
-        optimizer = getattr(torch.optim, kind)(model.parameters(), lr=LR)
+        optimizer = getattr(torch.optim, kind)(model.parameters(), lr=LR, weight_decay=decay)
         found = predict(model, optimizer, twins, noise=STD)
         first, *terms = found.powers_at(torch.tensor([1.5, 1.5, 0.0], dtype=torch.float64))
         shared = stationary_point(
