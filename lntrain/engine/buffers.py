@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from lntrain.engine.state import Run
-from lntrain.optim.sgd import LabelNoiseSGD
+from lntrain.optim.held import ADAPTIVE, SGD
 
-SGD = (torch.optim.SGD, LabelNoiseSGD)
-ADAPTIVE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 NAMES = {
     **dict.fromkeys(SGD, ("momentum_buffer",)),

@@ -35,7 +35,7 @@ from lntrain.engine.paths import (
 from lntrain.engine.simd import VECTOR_BYTES, aligned
 from lntrain.engine.state import BLOCK, Run
 from lntrain.models.diagonal import DiagonalLinear
-from lntrain.noise.labels import Antithetic
+from lntrain.noise.labels import unpaired
 from lntrain.noise.philox import SAMPLINGS
 from lntrain.noise.schedules import factors
 
@@ -130,13 +130,12 @@ def _rule(run: Run, ratio: float) -> kernels.Rule:
     model, group, n = run.model, run.optimizer.param_groups[0], len(run.y)
     assert isinstance(model, DiagonalLinear)
     real = _real(run)
-    noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
     parametrisation = PARAMETRISATIONS[model.parametrisation]
     inner = FORMULAS[type(parametrisation)].inner if plain(run) else 1
     rule = kernels.Rule(
         parametrisation=parametrisation,
         depth=model.depth,
-        noise=NOISES[type(noise)],
+        noise=NOISES[type(unpaired(run.noise))],
         paired=int(run.noise.period == 2),
         sampling=SAMPLINGS.index(run.sampling),
         rows=n,

@@ -13,8 +13,9 @@ from lntrain.engine.formulas import PARAMETRISATIONS
 from lntrain.engine.state import Run
 from lntrain.models.diagonal import DiagonalLinear
 from lntrain.noise.column_space import ColumnSpaceNoise
-from lntrain.noise.labels import Antithetic, GaussianNoise, NoNoise, RademacherNoise
+from lntrain.noise.labels import GaussianNoise, NoNoise, RademacherNoise, unpaired
 from lntrain.optim.counting import count_step
+from lntrain.optim.held import ADAPTIVE
 
 # w^L at which decaying weights are clamped: negligible in results, but its ulp is no denormal, which would be slow
 FLOOR = {torch.float64: 1e-290, torch.float32: 1e-30}
@@ -123,7 +124,7 @@ def copied(X: Tensor) -> bool:
 
 def is_adaptive(run: Run) -> bool:
     """The optimiser is Adam, AdamW or RMSprop."""
-    return type(run.optimizer) in buffers.ADAPTIVE
+    return type(run.optimizer) in ADAPTIVE
 
 
 def plain(run: Run) -> bool:
@@ -157,10 +158,6 @@ def applies(run: Run) -> str | None:
         return "the noise is drawn in the directions of X's columns, which compiled steps on a GPU do not know"
     if run.X.layout == torch.sparse_csr and not (plain(run) and one_row(run)):
         return "a sparse X needs SGD with batch_size=1, depth 2, no momentum and no weight decay"
-    if run.column_space is not None and is_adaptive(run):
-        return (
-            f"the noise is drawn in the directions of X's columns, and the optimizer is {type(run.optimizer).__name__}"
-        )
     if gpu and is_adaptive(run):
         return f"the optimizer is {type(run.optimizer).__name__}, whose steps are compiled for the CPU alone"
     return None
@@ -205,6 +202,8 @@ def _optimizer(run: Run) -> str | None:
 
 def _adaptive(run: Run) -> str | None:
     group, kind = run.optimizer.param_groups[0], type(run.optimizer).__name__
+    if run.column_space is not None:
+        return f"the noise is drawn in the directions of X's columns, and the optimizer is {kind}"
     for option in ("amsgrad", "capturable", "centered", "momentum"):
         if group.get(option):
             return f"{option}={group[option]} of {kind} is not supported"
@@ -218,7 +217,7 @@ def _adaptive(run: Run) -> str | None:
 
 
 def _noise(run: Run) -> str | None:
-    noise = run.noise.noise if isinstance(run.noise, Antithetic) else run.noise
+    noise = unpaired(run.noise)
     if type(noise) in NOISES:
         return None
     return f"the noise is {type(noise).__name__}, not one of {', '.join(kind.__name__ for kind in NOISES)}, Antithetic"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lntrain._checks import seed_or_seeds
 from lntrain.noise.column_space import ColumnSpaceNoise
-from lntrain.noise.labels import Additive, Antithetic, Noise, Std, as_noise
+from lntrain.noise.labels import Additive, Antithetic, Noise, Std, as_noise, unpaired
 from lntrain.noise.philox import sampled_rows
 from lntrain.noise.schedules import Schedule
 from lntrain.optim.sgd import LabelNoiseSGD, noise_of, noise_std, stream_keys
@@ -70,9 +70,7 @@ class Run:
         if isinstance(groups := getattr(self.model, "groups", None), Tensor):
             known["groups"] = hashlib.sha256(groups.cpu().numpy().tobytes()).hexdigest()[:16]
         if not isinstance(self.optimizer, LabelNoiseSGD):  # whose state holds its noise
-            kinds = [type(self.noise).__name__]
-            if isinstance(self.noise, Antithetic):
-                kinds.append(type(self.noise.noise).__name__)
+            kinds = dict.fromkeys(type(noise).__name__ for noise in (self.noise, unpaired(self.noise)))
             known |= {"noise": f"{' of '.join(kinds)}(std={self.std})", "seed": str(self.seed)}
         return known
 
@@ -121,7 +119,7 @@ class Run:
     @property
     def column_space(self) -> ColumnSpaceNoise | None:
         """The noise, where it is drawn in the directions of X's columns."""
-        noise = self.noise.noise if isinstance(self.noise, Antithetic) else self.noise
+        noise = unpaired(self.noise)
         return noise if isinstance(noise, ColumnSpaceNoise) else None
 
     def check_column_space(self) -> None:

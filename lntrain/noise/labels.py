@@ -300,6 +300,11 @@ def _flip_law(choices: int) -> Law:
 Noise = Scaled | Antithetic | LabelFlips
 
 
+def unpaired(noise: Any) -> Any:
+    """The noise inside antithetic pairs; another one itself."""
+    return noise.noise if isinstance(noise, Antithetic) else noise
+
+
 def as_noise(noise: Any) -> Noise:
     """A number is the std of Gaussian noise; 0 is no noise.
 

@@ -1,11 +1,17 @@
-"""What an optimiser holds, once it is known to be one that `train` can step."""
+"""Which optimisers are known by name, and what an optimiser holds that `train` can step."""
 
 from __future__ import annotations
 
 from inspect import Parameter, signature
 from typing import Any
 
+import torch
 from torch import nn
+
+from lntrain.optim.sgd import LabelNoiseSGD
+
+SGD = (torch.optim.SGD, LabelNoiseSGD)  # whose penalty and compiled steps are known; subclasses may do anything
+ADAPTIVE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
 
 
 def held_of(optimizer: Any, model: nn.Module) -> list[bool]:

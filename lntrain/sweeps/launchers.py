@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,8 @@ def register() -> None:
 def patience(launcher: Launcher) -> Iterator[None]:
     """In here a job that submitit or Ray has lost is a failed job, and the launcher asks for the next one.
 
-    Both plugins end by asking for each job's result in turn, and offer no other way to be told of a loss.
+    Both plugins end by asking for each job's result in turn, and offer no other way to be told of a loss. The others
+    come through; joblib's warning of a worker that stopped is not shown, since it has begun another in its place.
     """
     plugin = type(launcher).__module__
     if "submitit" in plugin:
@@ -50,7 +52,9 @@ def patience(launcher: Launcher) -> Iterator[None]:
         with patch.object(ray, "get", _patient(ray.get, still=lambda job: False, wrap=lambda lost: lost)):
             yield
     else:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "A worker stopped")
+            yield
 
 
 def _patient(

@@ -6,7 +6,6 @@ import itertools
 import re
 import signal
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
@@ -251,8 +250,7 @@ class ResumableSweeper(Sweeper):
         size = self.max_batch_size or len(jobs)
         for first in range(0, len(jobs), size):
             try:
-                with patience(self.starter), warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "A worker stopped")  # joblib has begun another in its place
+                with patience(self.starter):
                     self.starter.launch([job.overrides for job in jobs[first : first + size]], initial_job_idx=first)
             except BrokenExecutor:
                 return False

@@ -16,7 +16,6 @@ from lntrain.models.diagonal import DiagonalLinear
 from lntrain.penalty.adaptive import AdaptiveStep
 from lntrain.penalty.formula import decay_penalty
 
-ADAPTIVE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
 REFUSED = ("amsgrad", "maximize", "centered", "momentum")  # options under which no penalty is known
 FORGETS = 0.5  # the least memory factor: below it the linear theory is off by more than a few percent
 SAID = 0.01  # what changes the penalty by less than this is no note

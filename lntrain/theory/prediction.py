@@ -16,15 +16,15 @@ from lntrain.lasso.groups import GroupLassoSolution, group_lasso
 from lntrain.lasso.references import bridge
 from lntrain.lasso.solve import LassoSolution, weighted_lasso
 from lntrain.models.diagonal import DiagonalLinear
-from lntrain.noise.labels import Additive, Antithetic, Noise, NoNoise, as_noise
+from lntrain.noise.labels import Additive, Antithetic, Noise, NoNoise, as_noise, unpaired
 from lntrain.noise.philox import check_sampling
-from lntrain.optim.held import held_of
+from lntrain.optim.held import ADAPTIVE, SGD, held_of
 from lntrain.optim.sgd import LabelNoiseSGD, noise_of, noise_std
 from lntrain.penalty.adaptive import AdaptiveStep
 from lntrain.penalty.corrections import depth_penalty
 from lntrain.penalty.formula import effective_penalty
 from lntrain.penalty.groups import group_penalty
-from lntrain.theory.adaptive import ADAPTIVE, adaptive_problem, options_of
+from lntrain.theory.adaptive import adaptive_problem, options_of
 from lntrain.theory.choose import stable_along
 from lntrain.theory.dynamics import Dynamics
 from lntrain.theory.expectation import expect, whole
@@ -185,7 +185,7 @@ def _notes(lr: float, stable: float, labels: Any) -> list[str]:
 
 def _group(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The options of an optimiser whose penalty is known."""
-    if type(optimizer) not in (torch.optim.SGD, LabelNoiseSGD):
+    if type(optimizer) not in SGD:
         raise ValueError(
             f"no penalty is predicted for {type(optimizer).__name__}: give LabelNoiseSGD, or torch.optim's SGD, Adam, "
             "AdamW or RMSprop"
@@ -202,7 +202,7 @@ def _noise(optimizer: torch.optim.Optimizer, noise: Noise | float | None) -> Any
     if noise is not None and isinstance(optimizer, LabelNoiseSGD) and as_noise(noise) != own:
         raise ValueError(f"noise={noise}: the optimizer carries {own}, which trains: give one of the two")
     chosen = own if noise is None else as_noise(noise)
-    kind = chosen.noise if isinstance(chosen, Antithetic) else chosen
+    kind = unpaired(chosen)
     if not isinstance(kind, Additive) or isinstance(chosen, NoNoise) or noise_is_zero(chosen.std):
         raise ValueError(
             f"noise is {chosen}: a penalty is predicted for noise added to numbers, such as Gaussian or Rademacher"
